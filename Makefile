@@ -1,0 +1,39 @@
+# The whole contributor interface; CI calls these.
+
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+export PATH := $(CURDIR)/$(BIN):$(PATH)
+export DO_NOT_TRACK := 1
+
+.PHONY: install repro test test-slow check ui lock clean
+
+install: $(VENV)/installed  ## make .venv and install the locked versions
+
+$(VENV)/installed: requirements.lock pyproject.toml
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --requirement requirements.lock
+	$(BIN)/python -m pip install --quiet --no-deps --editable .
+	touch $@
+
+repro: install  ## run the pipeline on what params.yaml names, publish it and show what it finds
+	dvc repro
+	python -m aecore publish
+	python -m aecore tour
+
+test: install  ## the fast tests: no network, no GPU, no server
+	python -m pytest -m "not slow"
+
+test-slow: install  ## servers, schedules and kill drills
+	python -m pytest -m slow --timeout=1200
+
+check: install  ## lint and types
+	ruff check .
+	ruff format --check .
+	mypy
+
+ui: install  ## MLflow's pages on http://127.0.0.1:5000
+	python -m aecore ui
+
+lock: install  ## write requirements.lock from what is installed
+	python -m pip freeze --exclude-editable --exclude aecore > requirements.lock

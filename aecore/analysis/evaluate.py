@@ -1,0 +1,242 @@
+"""The `evaluate` stage: every figure of the model beside PCA and raw pixels, and the pictures, into `reports/`."""
+
+from __future__ import annotations
+
+import csv
+import dataclasses
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+
+from aecore import artifact, config, tracking
+from aecore.analysis import baseline, compare, figures, protocol
+from aecore.analysis.compare import Comparison
+from aecore.analysis.protocol import EvaluateConfig, Sample
+from aecore.analysis.space import Space
+from aecore.artifact import Manifest
+from aecore.config import Runtime, WorkFailed
+from aecore.data.images import Images
+from aecore.embedding import Embeddings, Encoder
+from aecore.models.pca import Pca
+from aecore.search.index import IndexConfig
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+PICTURES = ("reconstructions", "neighbours", "map", "clusters", "training")
+COLUMNS, QUERIES, NEIGHBOURS, MEMBERS, CLUSTERS = 12, 10, 10, 10, 20
+"""What a picture shows at most: reconstructed images, queries, neighbours each, members a cluster, clusters."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Workspace:
+    """Every artefact, opened, and made from one another."""
+
+    images: Images
+    encoder: Encoder
+    embeddings: Embeddings
+    index: Manifest
+    floors: Manifest
+    measured: dict[str, dict[str, np.ndarray]]
+    pca: Pca
+
+    @classmethod
+    def open(cls, runtime: Runtime) -> Workspace:
+        """Open all. Raises as `artifact.read_manifest` does, and WorkFailed where they do not fit together."""
+        images, embeddings = Images.open(), Embeddings.open()
+        encoder = Encoder.load(config.MODEL, runtime.device)
+        index = artifact.read_manifest(config.INDEX, "index")
+        floors, measured, pca = baseline.read(config.BASELINE)
+        clusters = artifact.read_manifest(config.CLUSTERS, "clusters")
+        places = artifact.read_manifest(config.MAP, "map")
+        artifact.check_chain(images.manifest, encoder.manifest, embeddings.manifest, index, floors, clusters, places)
+        return cls(images, encoder, embeddings, index, floors, measured, pca)
+
+
+def check_settings(floors: Manifest, wanted: dict[str, Any]) -> None:
+    """Raise WorkFailed unless the floors were measured with the `wanted` settings."""
+    for key, value in wanted.items():
+        if floors.facts[key] != value:
+            raise WorkFailed(
+                f"the baseline was measured with {key} {floors.facts[key]!r}, the model with {value!r}: "
+                "run `dvc repro` (or `python -m aecore baseline`)."
+            )
+
+
+def draw_reconstructions(work: Workspace, chosen: Sample, titles: dict[str, str]) -> Figure:
+    """Originals, the model's and PCA's reconstructions of a few test images."""
+    shown = typical(work.images, chosen.test, COLUMNS)
+    pixels = work.images.rows(shown)
+    rows = [
+        (titles["model"], work.encoder.reconstruct(pixels)),
+        (titles["pca"], baseline.reconstruct(work.pca, pixels)),
+    ]
+    return figures.reconstructions(pixels.astype(np.float32) / 255, rows, _names(work.images, shown))
+
+
+def draw_neighbours(work: Workspace, space: Space, chosen: Sample) -> Figure:
+    """A few test images and what is nearest to them in the training split."""
+    images, labels = work.images, work.images.labels()
+    shown = typical(images, chosen.queries if len(chosen.queries) else chosen.test, QUERIES)
+    database = chosen.database if len(chosen.database) else chosen.train
+    near = space.nearest(space.read(shown), database, NEIGHBOURS)
+    found = images.rows(near.ravel()).reshape(*near.shape, *images.shape)
+    right = labels[near] == labels[shown][:, None] if labels is not None and len(chosen.queries) else None
+    return figures.neighbours(images.rows(shown), found, _names(images, shown), right)
+
+
+def draw_map(images: Images, directory: Path) -> Figure:
+    """The map, coloured by label, or by cluster where there is none."""
+    import pyarrow.parquet as pq
+
+    table, manifest = pq.read_table(directory / "map.parquet"), artifact.read_manifest(directory, "map")
+    places = np.stack([table["x"].to_numpy(), table["y"].to_numpy()], axis=1)
+    labels, names = images.labels(), images.label_names
+    if labels is not None and names is not None:
+        everyone, groups, by = images.ids(), labels, "label"
+    else:
+        assignments = pq.read_table(config.CLUSTERS / "assignments.parquet")
+        everyone, groups, by = assignments["id"].to_numpy(), assignments["cluster"].to_numpy(), "cluster"
+        names = [f"cluster {number}" for number in range(int(groups.max()) + 1)]
+    order = np.argsort(everyone)
+    rows = order[np.searchsorted(everyone[order], table["id"].to_numpy())]
+    method = {"pca": "PCA", "tsne": "t-SNE", "umap": "UMAP"}[manifest.facts["method"]]
+    return figures.scatter(
+        places, groups[rows], names, f"{len(places):,} images by {method} of their codes, coloured by {by}"
+    )
+
+
+def draw_clusters(images: Images, directory: Path) -> Figure:
+    """The largest clusters: medoid, nearest others, size, and purity where there are labels."""
+    import pyarrow.parquet as pq
+
+    table = pq.read_table(directory / "clusters.parquet").to_pylist()
+    assignments = pq.read_table(directory / "assignments.parquet")
+    ids, cluster, distance = (assignments[name].to_numpy() for name in ("id", "cluster", "distance"))
+    rows, captions = [], []
+    for entry in table[:CLUSTERS]:
+        members = np.flatnonzero(cluster == entry["cluster"])
+        nearest = members[np.lexsort((ids[members], distance[members]))[:MEMBERS]]
+        rows.append(images.rows(nearest))
+        caption = f"{entry['size']:,} images"
+        if entry.get("purity") is not None:
+            caption += f"\n{entry['purity']:.0%} {entry['label_name']}"
+        captions.append(caption)
+    of = f"the {len(rows)} largest of {len(table):,} clusters" if len(table) > len(rows) else f"{len(table)} clusters"
+    return figures.clusters(rows, captions, f"{of[0].upper()}{of[1:]}: the most typical image and the next nearest")
+
+
+def draw_training(path: Path) -> Figure:
+    """The curves that `train` wrote."""
+    with path.open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    return figures.training({name: np.array([float(row[name]) for row in rows]) for name in rows[0]})
+
+
+def report(work: Workspace, chosen: Sample, comparison: Comparison, titles: dict[str, str], k: int) -> str:
+    """The comparison as Markdown: the table, who wins, and how it was measured."""
+    parts, facts = chosen.facts(), work.index.facts
+    how = [
+        f"{parts['test']:,} test images; in brackets 95 % intervals (bootstrap of the images, paired for differences).",
+        f"Find the original: {parts['originals']:,} cropped, shifted, noised test images, each among "
+        f"{parts['gallery']:,} images.",
+    ]
+    if len(chosen.queries):
+        how.append(
+            f"kNN, precision and mAP: {parts['queries']:,} labelled test images ask {parts['database']:,} training "
+            f"images, metric {facts['metric']}. Clusters: k-means of the training split, one a label, scored on the "
+            "test images."
+        )
+    exact = "exactly" if work.pca.exact else "by a randomised method, so it may be slightly below the best"
+    how.append(f"PCA was computed {exact}. Recall of the index ({facts['index']}) at 10: {facts['recall']['10']:.4f}.")
+    lines = [*compare.table(comparison, titles, k), ""]
+    lines += [f"- {line}" for line in compare.verdicts(comparison, titles, k)]
+    return "\n".join([*lines, "", *how]) + "\n"
+
+
+def typical(images: Images, positions: np.ndarray, count: int) -> np.ndarray:
+    """Up to `count` of `positions` to show: the smallest ids, one a label in turn where there are labels."""
+    ids, labels = images.ids(), images.labels()
+    order = positions[np.argsort(ids[positions], kind="stable")]
+    if labels is None:
+        return order[:count]
+    turn = np.zeros(len(order), np.int64)  # how many of the same label came before
+    for label in np.unique(labels[order]):
+        mine = np.flatnonzero(labels[order] == label)
+        turn[mine] = np.arange(len(mine))
+    chosen = order[np.lexsort((np.arange(len(order)), turn))[:count]]
+    return np.asarray(chosen[np.lexsort((ids[chosen], labels[chosen]))])
+
+
+def main() -> None:
+    """Measure the model as the floors were measured; write figures, table and pictures, and print the table."""
+    import faiss
+    from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]
+
+    runtime, section = config.section(Runtime, "run"), config.section(EvaluateConfig, "evaluate")
+    metric = config.section(IndexConfig, "index").metric
+    track = config.section(tracking.TrackingConfig, "tracking")
+    torch.set_num_threads(runtime.threads)
+    faiss.omp_set_num_threads(runtime.threads)
+    work = Workspace.open(runtime)
+    images, k = work.images, section.neighbours
+    check_settings(work.floors, baseline.settings(work.embeddings.dim, metric, k, runtime.seed))
+    titles = {"model": "autoencoder", "pca": f"PCA-{work.embeddings.dim}", "raw": "raw pixels"}
+    parameters = {"evaluate": dataclasses.asdict(section), "metric": metric, "seed": runtime.seed}
+    tags = {f"aecore.{m.kind}": m.digest for m in (images.manifest, work.embeddings.manifest, work.index)}
+    tags["aecore.weights"] = work.encoder.manifest.digest
+
+    with tracking.run("evaluate", parameters, tags, track) as run, threadpool_limits(runtime.threads):
+        chosen = Sample.choose(images)
+        space = Space.fit(work.embeddings.rows, chosen.train, metric)
+        model = protocol.measure(space, work.encoder.encode, images, chosen, k, runtime.seed)
+        model |= protocol.reconstruction(images, chosen, work.encoder.reconstruct)
+        labels = images.labels()
+        asked = labels[chosen.queries] if labels is not None and len(chosen.queries) else None
+        comparison = compare.compare({"model": model, **work.measured}, asked, section.bootstrap, runtime.seed)
+        text = report(work, chosen, comparison, titles, k)
+
+        drawn = {
+            "reconstructions": draw_reconstructions(work, chosen, titles),
+            "neighbours": draw_neighbours(work, space, chosen),
+            "map": draw_map(images, config.MAP),
+            "clusters": draw_clusters(images, config.CLUSTERS),
+        }
+        if (config.REPORTS / "training.csv").is_file():
+            drawn["training"] = draw_training(config.REPORTS / "training.csv")
+        metrics: dict[str, Any] = {
+            space_name: {name: round(value, 6) for name, value in values.items()}
+            for space_name, values in comparison.means.items()
+        }
+        run.log({f"{space_name}.{name}": v for space_name, values in metrics.items() for name, v in values.items()})
+        config.FIGURES.mkdir(parents=True, exist_ok=True)
+        for name in PICTURES:
+            path = config.FIGURES / f"{name}.png"
+            if name in drawn:
+                figures.save(drawn[name], path)
+                run.figure(drawn[name], name)
+            else:
+                path.unlink(missing_ok=True)
+        metrics["index"] = {f"recall_{at}": value for at, value in work.index.facts["recall"].items()}
+        metrics["images"] = chosen.facts()
+        artifact.write_json(config.REPORTS / "intervals.json", compare.flattened(comparison))
+        _write(config.REPORTS / "comparison.md", text)
+        artifact.write_json(config.REPORTS / "metrics.json", metrics)
+    print(text)
+    print("\n".join(str(config.FIGURES / f"{name}.png") for name in PICTURES if name in drawn))
+
+
+def _names(images: Images, positions: np.ndarray) -> list[str] | None:
+    labels, names = images.labels(), images.label_names
+    if labels is None or names is None:
+        return None
+    return [names[label] if label >= 0 else "unlabelled" for label in labels[positions]]
+
+
+def _write(path: Path, text: str) -> None:
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    temporary.write_text(text, encoding="utf-8")
+    os.replace(temporary, path)

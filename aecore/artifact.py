@@ -1,0 +1,183 @@
+"""Artefacts: directories that are whole or not there, that say what they hold and what they were made from.
+
+`manifest.json` carries the kind, the schema version, the sha256 of every file, their joint digest, and the digests of
+the artefacts it was made from. That chain (data -> model -> embeddings -> index) is checked whenever one artefact is
+loaded beside another.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+import os
+import shutil
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from aecore.config import UserError, WorkFailed
+
+MANIFEST = "manifest.json"
+SCHEMA = 1
+SMALL = 16 * 2**20
+"""Files up to this many bytes are hashed whenever their artefact is opened; larger ones by `verify(deep=True)`."""
+
+STAGE_OF = {"data": "prepare", "model": "train", "embeddings": "embed", "index": "index",
+            "clusters": "cluster", "map": "map", "baseline": "baseline", "published": "publish"}  # fmt: skip
+"""Which command makes each kind: the way out that every chain error names."""
+
+
+@dataclass(frozen=True)
+class Manifest:
+    """What an artefact says of itself."""
+
+    kind: str
+    digest: str
+    """sha256 over the kind, the facts and the files' sha256: equal content, equal digest."""
+    sources: dict[str, str] = field(default_factory=dict)
+    """Kind -> digest of each artefact that it was made from."""
+    facts: dict[str, Any] = field(default_factory=dict)
+    """Small values that a reader wants without opening the files (counts, shapes, recall)."""
+    files: dict[str, dict[str, Any]] = field(default_factory=dict)
+    """Name -> {"size": bytes, "sha256": hex}."""
+    schema: int = SCHEMA
+
+
+@contextlib.contextmanager
+def writing(
+    path: Path, kind: str, sources: Mapping[str, Manifest] | None = None, facts: dict[str, Any] | None = None
+) -> Iterator[Path]:
+    """Yield a temporary sibling of `path` to fill; on success it is hashed, fsynced and renamed to `path`.
+
+    `facts` may be filled by the caller while the block runs. On any error the sibling is removed and `path` is
+    untouched, so a reader never meets half an artefact.
+    """
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    for stale in path.parent.glob(f".{path.name}.*.tmp"):
+        if not _alive(int(stale.name.rsplit(".", 2)[1])):
+            shutil.rmtree(stale, ignore_errors=True)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    shutil.rmtree(temporary, ignore_errors=True)
+    temporary.mkdir()
+    try:
+        yield temporary
+        files = {
+            name: {"size": (temporary / name).stat().st_size, "sha256": sha256_file(temporary / name)}
+            for name in sorted(str(p.relative_to(temporary)) for p in temporary.rglob("*") if p.is_file())
+        }
+        manifest = {
+            "kind": kind,
+            "schema": SCHEMA,
+            "digest": _digest(kind, facts or {}, files),
+            "sources": {name: source.digest for name, source in sorted((sources or {}).items())},
+            "facts": facts or {},
+            "files": files,
+        }
+        write_json(temporary / MANIFEST, manifest)
+        for file in temporary.rglob("*"):
+            _fsync(file)
+        _fsync(temporary)
+        replace_directory(temporary, path)
+    except BaseException:
+        shutil.rmtree(temporary, ignore_errors=True)
+        raise
+
+
+def read_manifest(path: Path, kind: str) -> Manifest:
+    """Open the artefact at `path`: it must be there, of this `kind` and schema, with every file at its size.
+
+    Small files are hashed too. Raises UserError (nothing there) or WorkFailed (damaged), naming the command to run.
+    """
+    path = Path(path)
+    again = f"run `python -m aecore {STAGE_OF.get(kind, kind)}` (or `dvc repro`)"
+    if not (path / MANIFEST).is_file():
+        raise UserError(f"there is no {kind} at {path}: {again} first.")
+    try:
+        manifest = Manifest(**json.loads((path / MANIFEST).read_text()))
+    except (ValueError, TypeError) as error:
+        raise WorkFailed(f"{path / MANIFEST} is damaged ({error}): {again}.") from error
+    if manifest.kind != kind:
+        raise UserError(f"{path} holds {manifest.kind}, where {kind} was expected.")
+    if manifest.schema != SCHEMA:
+        raise WorkFailed(f"{path} has schema {manifest.schema}, this program reads {SCHEMA}: {again}.")
+    verify(path, manifest, deep=False)
+    return manifest
+
+
+def verify(path: Path, manifest: Manifest, *, deep: bool) -> None:
+    """Compare every file with the manifest: its size, and its sha256 where it is small or `deep` is asked."""
+    again = f"run `python -m aecore {STAGE_OF.get(manifest.kind, manifest.kind)}` again"
+    if manifest.digest != _digest(manifest.kind, manifest.facts, manifest.files):
+        raise WorkFailed(f"{path / MANIFEST} does not match its own digest: {again}.")
+    for name, entry in manifest.files.items():
+        file = path / name
+        if not file.is_file() or file.stat().st_size != entry["size"]:
+            raise WorkFailed(f"{file} is missing or cut short: {again}.")
+        if (deep or entry["size"] <= SMALL) and sha256_file(file) != entry["sha256"]:
+            raise WorkFailed(f"{file} differs from what its manifest says: {again}.")
+
+
+def check_chain(*manifests: Manifest) -> None:
+    """Raise WorkFailed unless every manifest was made from the others given here (where it names their kind)."""
+    by_kind = {manifest.kind: manifest for manifest in manifests}
+    for manifest in manifests:
+        for kind, digest in manifest.sources.items():
+            if kind in by_kind and by_kind[kind].digest != digest:
+                stage = STAGE_OF.get(manifest.kind, manifest.kind)
+                raise WorkFailed(
+                    f"the {manifest.kind} was made from {kind} {digest[:12]}, but the {kind} here is "
+                    f"{by_kind[kind].digest[:12]}: run `dvc repro` (or `python -m aecore {stage}` and what follows it)."
+                )
+
+
+def replace_directory(new: Path, path: Path) -> None:
+    """Rename directory `new` to `path`, replacing what is there; a reader sees the old one, none or the new one."""
+    old = path.with_name(f".{path.name}.{os.getpid()}.old")
+    if path.exists():
+        os.rename(path, old)
+    os.rename(new, path)
+    _fsync(path.parent)
+    shutil.rmtree(old, ignore_errors=True)
+
+
+def write_json(path: Path, values: Any) -> None:
+    """Write sorted, indented JSON through a temporary sibling."""
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    temporary.write_text(json.dumps(values, indent=2, sort_keys=True, allow_nan=False) + "\n")
+    os.replace(temporary, path)
+
+
+def sha256_file(path: Path) -> str:
+    """Hex sha256 of a file, read in blocks."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def sha256_json(values: Any) -> str:
+    """Hex sha256 of a value's canonical JSON: the key of whatever is determined by it."""
+    return hashlib.sha256(json.dumps(values, sort_keys=True, separators=(",", ":")).encode()).hexdigest()
+
+
+def _digest(kind: str, facts: dict[str, Any], files: dict[str, dict[str, Any]]) -> str:
+    return sha256_json({"kind": kind, "facts": facts, "files": {name: f["sha256"] for name, f in files.items()}})
+
+
+def _fsync(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def _alive(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        return True
+    return True

@@ -1,0 +1,118 @@
+"""`python -m aecore …`: thin, and imports a room only when its command is called."""
+
+from __future__ import annotations
+
+import argparse
+import errno
+import importlib
+import os
+import sys
+from pathlib import Path
+
+from aecore.config import UserError
+
+STAGES = {
+    "prepare": ("aecore.data.prepare", "decode, deduplicate and split the images -> data/prepared"),
+    "baseline": ("aecore.analysis.baseline", "measure raw pixels and PCA on them -> artifacts/baseline"),
+    "train": ("aecore.training.fit", "train the chosen autoencoder -> models/autoencoder"),
+    "embed": ("aecore.embedding", "encode every image -> artifacts/embeddings"),
+    "index": ("aecore.search.index", "build the search index and measure its recall -> artifacts/index"),
+    "cluster": ("aecore.analysis.cluster", "group the codes by k-means -> artifacts/clusters"),
+    "map": ("aecore.analysis.map", "lay the codes out in two dimensions -> artifacts/map"),
+    "evaluate": ("aecore.analysis.evaluate", "measure it all beside raw pixels and PCA -> reports"),
+}
+"""The pipeline, in order: name -> (module whose `main()` runs it, what it does)."""
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Run one command; returns the exit status: 0 done, 1 the work failed, 2 the request was wrong."""
+    options = _parser().parse_args(arguments)
+    try:
+        _run(options)
+        sys.stdout.flush()
+    except UserError as error:
+        print(f"aecore {options.command}: {error}", file=sys.stderr)
+        return error.exit_status
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
+    except OSError as error:
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EPERM, errno.EROFS, errno.EIO):
+            raise
+        where = f" at {error.filename}" if error.filename else ""
+        print(f"aecore {options.command}: {error.strerror}{where}: mend that and run it again; "
+              "nothing half-written was kept.", file=sys.stderr)  # fmt: skip
+        return 1
+    except KeyboardInterrupt:
+        print(f"aecore {options.command}: interrupted; the same command carries on.", file=sys.stderr)
+        return 130
+    return 0
+
+
+def _run(options: argparse.Namespace) -> None:
+    if options.command in STAGES:
+        importlib.import_module(STAGES[options.command][0]).main()
+    elif options.command == "fetch":
+        from aecore.data import fetch
+
+        fetch.main()
+    elif options.command == "query":
+        from aecore.search import query
+
+        query.run(options.images, options.id, options.k, options.json, options.montage)
+    elif options.command == "inspect":
+        from aecore.search import query
+
+        query.inspect(options.id, options.png)
+    elif options.command == "publish":
+        from aecore.serve import publish
+
+        publish.publish()
+    elif options.command == "rollback":
+        from aecore.serve import publish
+
+        publish.rollback()
+    elif options.command == "tour":
+        from aecore.serve import tour
+
+        tour.tour()
+    elif options.command == "ui":
+        from aecore import tracking
+
+        server = ["mlflow", "ui", "--backend-store-uri", tracking.store(), "--host", "127.0.0.1"]
+        os.execv(sys.executable, [sys.executable, "-m", *server, "--port", str(options.port)])
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="python -m aecore",
+        description="From a pile of images to a versioned visual search. `dvc repro` runs the stages; each may also be "
+        "run alone. Stages read params.yaml and take no other argument.",
+        epilog="Results go to standard output, progress and logs to standard error. "
+        "Exit status: 0 done, 1 the work failed, 2 the request was wrong.",
+    )
+    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
+    commands.add_parser("fetch", help="bring the data set that params.yaml names to data.path")
+    for name, (_, text) in STAGES.items():
+        commands.add_parser(name, help=text)
+
+    query = commands.add_parser(
+        "query", help="find similar images", description="Find the images most similar to given ones: in the published "
+        "copy when there is one, else in the workspace (it says which)."
+    )  # fmt: skip
+    query.add_argument("images", nargs="*", metavar="IMAGE", help="image files to look for")
+    query.add_argument("--id", action="append", default=[], help="look for an indexed image instead (may be repeated)")
+    query.add_argument("-k", type=int, default=10, help="neighbours each (default: 10)")
+    query.add_argument("--json", action="store_true", help="stable JSON instead of a table")
+    query.add_argument("--montage", type=Path, metavar="OUT.png", help="also draw queries and neighbours")
+
+    inspect = commands.add_parser("inspect", help="say what is known of indexed images, or save one as PNG")
+    inspect.add_argument("--id", help="the image (without it: how many there are, and the first few)")
+    inspect.add_argument("--png", type=Path, metavar="OUT.png", help="write the prepared image there")
+
+    commands.add_parser("publish", help="verify the workspace's artefacts and serve a copy of them")
+    commands.add_parser("rollback", help="serve the copy that was served before")
+    commands.add_parser("tour", help="what was found, on one screen, and what to try next")
+    ui = commands.add_parser("ui", help="MLflow's pages of every run, on 127.0.0.1")
+    ui.add_argument("--port", type=int, default=5000, help="(default: 5000)")
+    return parser

@@ -1,0 +1,59 @@
+"""One image of a source before it is decoded, and the stream of them that every source is."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+
+SplitName = Literal["train", "validation", "test"]
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """One file or array of a source, not read yet."""
+
+    path: str
+    """The source's own name of it: for files the path below `data.path`."""
+    batch: str
+    """Empty where the source is one batch."""
+    read: Callable[[], bytes | np.ndarray]
+    """Encoded bytes, or a uint8 array (h, w) or (h, w, 3); raises Unreadable, OSError and what archives raise."""
+    counts: bool = True
+    """False where the name does not promise an image: its rejection is listed but not held against the data."""
+    label: int | None = None
+    split: SplitName | None = None
+    """The official split, where the source has one."""
+
+
+@dataclass(frozen=True, slots=True)
+class Source:
+    """Entries, batch by batch in sorted order."""
+
+    entries: Iterator[Entry]
+    total: int | None
+    """How many entries, where that is known before the end."""
+    labels: tuple[str, ...] | None = None
+    """Names of the labels, where entries carry them; None where the label is the folder."""
+    packed: bool = False
+    """True for archives, in which one common top folder is packaging."""
+
+
+class Unreadable(ValueError):
+    """The reason why one entry cannot be read; it is listed among the rejected."""
+
+
+def rejected(path: str, batch: str, reason: str, *, counts: bool = True) -> Entry:
+    """Make the entry of a file that is known to be of no use before it is read; `path` may hold any bytes."""
+
+    def refuse() -> bytes:
+        raise Unreadable(reason)
+
+    return Entry(printable(path), batch, refuse, counts)
+
+
+def printable(path: str) -> str:
+    """Return `path` with bytes that are not UTF-8 written as `\\xNN`."""
+    return path.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")

@@ -1,0 +1,87 @@
+"""The reader of prepared images: memory-mapped shards, and the table of what they show."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from aecore.artifact import Manifest, read_manifest
+from aecore.config import PREPARED, require
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+
+class Images:
+    """Prepared images in shard order; position i is row i of `items` and the i-th image counted over the shards."""
+
+    def __init__(self, directory: Path, manifest: Manifest) -> None:
+        facts = manifest.facts
+        self.directory = directory
+        self.manifest = manifest
+        self.count: int = facts["count"]
+        self.shape: tuple[int, int, int] = (facts["channels"], facts["height"], facts["width"])
+        self.shard_sizes: list[int] = facts["shards"]
+        self.label_names: list[str] | None = facts["labels"]
+        self._starts = np.concatenate([[0], np.cumsum(self.shard_sizes)]).astype(np.int64)
+
+    @classmethod
+    def open(cls, directory: Path = PREPARED) -> Images:
+        """Open the prepared images at `directory`. Raises UserError where there are none, WorkFailed where damaged."""
+        return cls(Path(directory), read_manifest(Path(directory), "data"))
+
+    @cached_property
+    def items(self) -> pa.Table:
+        """The table `items.parquet`, one row an image."""
+        import pyarrow.parquet as pq
+
+        return pq.read_table(self.directory / "items.parquet")
+
+    def ids(self) -> np.ndarray:
+        """Ids, int64 (n,)."""
+        return self._column("id")
+
+    def labels(self) -> np.ndarray | None:
+        """Labels, int32 (n,), -1 where an image has none; None where no image has one."""
+        return None if self.label_names is None else self._column("label", missing=-1).astype(np.int32)
+
+    def positions(self, split: str) -> np.ndarray:
+        """Positions of one split, int64, ascending."""
+        import pyarrow.compute as pc
+
+        require(split in ("train", "validation", "test"), "split", split, "train, validation or test")
+        return np.flatnonzero(pc.equal(self.items["split"], split).to_numpy(zero_copy_only=False)).astype(np.int64)
+
+    def rows(self, positions: np.ndarray) -> np.ndarray:
+        """Images at `positions` (m,), in that order, uint8 (m, C, H, W); no map stays open."""
+        positions = np.asarray(positions, dtype=np.int64)
+        if ((positions < 0) | (positions >= self.count)).any():
+            raise IndexError(f"positions must lie in 0…{self.count - 1}")
+        gathered = np.empty((len(positions), *self.shape), dtype=np.uint8)
+        owners = np.searchsorted(self._starts, positions, side="right") - 1
+        for shard in np.unique(owners):
+            mine = np.flatnonzero(owners == shard)
+            gathered[mine] = self._map(int(shard))[positions[mine] - self._starts[shard]]
+        return gathered
+
+    def shards(self) -> Iterator[tuple[int, np.ndarray]]:
+        """Yield (position of its first image, uint8 (n_k, C, H, W) memory-mapped) shard by shard."""
+        for shard in range(len(self.shard_sizes)):
+            yield int(self._starts[shard]), self._map(shard)
+
+    def _map(self, shard: int) -> np.ndarray:
+        array: np.ndarray = np.load(self.directory / shard_name(shard), mmap_mode="r")
+        return array
+
+    def _column(self, name: str, missing: int = 0) -> np.ndarray:
+        column: np.ndarray = self.items[name].fill_null(missing).to_numpy()
+        return column
+
+
+def shard_name(number: int) -> str:
+    """File name of a shard of images."""
+    return f"images-{number:05d}.npy"

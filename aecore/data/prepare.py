@@ -1,0 +1,236 @@
+"""The stage `prepare`: from a source to `data/prepared/`, uint8 shards of one shape and the table of what they show.
+
+Pixels stream to one unsorted file as they are decoded; once all is known they are gathered, row by row, into shards
+sorted by id inside each batch. Only the table of metadata (about 300 bytes an image) is held in memory.
+"""
+
+from __future__ import annotations
+
+import errno
+import math
+from collections import deque
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+from itertools import islice
+from pathlib import Path
+from typing import Any, BinaryIO, Literal
+
+import numpy as np
+
+from aecore.artifact import writing
+from aecore.config import PREPARED, Runtime, UserError, WorkFailed, require, section
+from aecore.data.decode import Decoded, Fit, Preparation, Undecodable, content_hash, decode, prepare_array
+from aecore.data.entry import Entry, Source
+from aecore.data.items import SPLITS, Found, Kept, deduplicate, write_shards, write_tables
+from aecore.data.sources import SourceConfig, open_source
+from aecore.data.trees import READ_ERRORS
+
+CHUNK = 32
+
+
+@dataclass(frozen=True)
+class Split:
+    """Shares of the images; they sum to 1."""
+
+    train: float
+    validation: float
+    test: float
+
+    def __post_init__(self) -> None:
+        for name in SPLITS:
+            require(0 < getattr(self, name) < 1, name, getattr(self, name), "a share between 0 and 1")
+        total = self.train + self.validation + self.test
+        require(math.isclose(total, 1, abs_tol=1e-9), "train + validation + test", total, "1")
+
+
+@dataclass(frozen=True)
+class PrepareConfig:
+    """Section `prepare`."""
+
+    size: int | tuple[int, ...]
+    """Side of the square that every image becomes, or [height, width]."""
+    channels: Literal[1, 3]
+    """1 (grey) or 3 (RGB)."""
+    fit: Fit
+    """`crop` the largest centred part, `pad` with black, or `stretch`."""
+    split: Split
+    """By the pixels' hash, so an image keeps its side when others come; official splits win where a source has one."""
+    max_rejected: float
+    """Share of the images that may be unusable before the stage fails."""
+    max_pixels: int
+    """Larger images are refused from their header."""
+
+    def __post_init__(self) -> None:
+        sides = (self.size,) if isinstance(self.size, int) else self.size
+        require(len(sides) <= 2 and all(1 <= side <= 4096 for side in sides) and sides != (), "size", self.size,
+                "one side or [height, width], each from 1 to 4096")  # fmt: skip
+        require(0 <= self.max_rejected <= 1, "max_rejected", self.max_rejected, "a share from 0 to 1")
+        require(self.max_pixels >= 1, "max_pixels", self.max_pixels, "1 or more")
+
+    @property
+    def preparation(self) -> Preparation:
+        """What `decode` needs to know."""
+        height, width = (self.size, self.size) if isinstance(self.size, int) else (self.size[0], self.size[-1])
+        return Preparation(height, width, self.channels, self.fit, self.max_pixels)
+
+
+@dataclass(frozen=True)
+class Summary:
+    """What `prepare` made."""
+
+    splits: dict[str, int]
+    aliases: int
+    rejected: int
+    directory: Path
+
+    def __str__(self) -> str:
+        counts = ", ".join(f"{self.splits[name]:,} {name}" for name in SPLITS)
+        listed = f" (listed in {self.directory / 'rejected.parquet'})" if self.rejected else ""
+        return (f"prepared {sum(self.splits.values()):,} images in {self.directory}: {counts}; "
+                f"{self.aliases:,} duplicates, {self.rejected:,} rejected{listed}")  # fmt: skip
+
+
+def main() -> None:
+    """Run the stage as `params.yaml` says and print one line."""
+    print(prepare(section(SourceConfig, "data"), section(PrepareConfig, "prepare"), section(Runtime, "run")))
+
+
+def prepare(source: SourceConfig, config: PrepareConfig, runtime: Runtime, directory: Path = PREPARED) -> Summary:
+    """Write the artefact `data` at `directory`. Raises UserError, or WorkFailed where the data are not good enough."""
+    try:
+        return _prepare(source, config, runtime, directory)
+    except OSError as error:
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+            raise
+        raise WorkFailed(f"the disk that holds {directory.absolute().parent} is full: make room (the prepared images "
+                         "are written twice before they are whole) and run `prepare` again.") from error  # fmt: skip
+
+
+def _prepare(source: SourceConfig, config: PrepareConfig, runtime: Runtime, directory: Path) -> Summary:
+    preparation = config.preparation
+    stream = open_source(source, limit=8 * config.max_pixels + 2**20)  # 16-bit RGBA, uncompressed, and its header
+    facts: dict[str, Any] = {}
+    with writing(directory, "data", facts=facts) as temporary:
+        unsorted = temporary / "unsorted"
+        with unsorted.open("wb") as pixels:
+            found = _read_all(stream, preparation, runtime.threads, pixels)
+        _check_found(found, config, source)
+        kept = deduplicate(found)
+        split = _assign_splits(found, kept, config.split)
+        counts = {name: int((split == i).sum()) for i, name in enumerate(SPLITS)}
+        _check_splits(found, kept, counts, config.split, source)
+        shards = write_shards(temporary, unsorted, kept, preparation.shape)
+        unsorted.unlink()
+        labels = write_tables(temporary, found, kept, split, shards, stream)
+        aliases = len(found.paths) - len(kept.items)
+        facts |= {
+            "count": len(kept.items), "channels": preparation.channels, "height": preparation.height,
+            "width": preparation.width, "fit": preparation.fit, "max_pixels": preparation.max_pixels,
+            "shards": shards, "splits": counts, "labels": labels, "aliases": aliases, "rejected": len(found.rejected),
+        }  # fmt: skip
+    return Summary(counts, aliases, len(found.rejected), directory)
+
+
+def _read_all(stream: Source, preparation: Preparation, threads: int, pixels: BinaryIO) -> Found:
+    """Decode every entry on `threads` threads, in order; pixels go to the file `pixels`, row after row."""
+    from tqdm import tqdm
+
+    found = Found()
+    bar = tqdm(total=stream.total, desc="prepare", unit=" images", mininterval=0.5, disable=None)
+    with bar, ThreadPoolExecutor(threads) as pool:
+        waiting: deque[tuple[list[Entry], Future[list[Any]]]] = deque()
+
+        def take() -> None:
+            entries, future = waiting.popleft()
+            for entry, result in zip(entries, future.result(), strict=True):
+                _record(found, entry, result, pixels)
+            bar.update(len(entries))
+
+        try:
+            while chunk := list(islice(stream.entries, CHUNK)):
+                waiting.append((chunk, pool.submit(_decode_all, chunk, preparation)))
+                if len(waiting) > 2 * threads:
+                    take()
+            while waiting:
+                take()
+        except BaseException:
+            pool.shutdown(wait=False, cancel_futures=True)
+            raise
+    return found
+
+
+def _decode_all(entries: list[Entry], preparation: Preparation) -> list[tuple[bytes, bytes, Decoded] | str]:
+    """Return content hash, pixel hash and picture of each entry, or the reason why it has none."""
+    return [_decode_one(entry, preparation) for entry in entries]
+
+
+def _decode_one(entry: Entry, preparation: Preparation) -> tuple[bytes, bytes, Decoded] | str:
+    try:
+        content = entry.read()
+    except READ_ERRORS as error:
+        return (isinstance(error, OSError) and error.strerror) or str(error) or type(error).__name__
+    try:
+        picture = decode(content, preparation) if isinstance(content, bytes) else prepare_array(content, preparation)
+    except Undecodable as error:
+        return str(error)
+    return content_hash(content), content_hash(picture.pixels), picture
+
+
+def _record(found: Found, entry: Entry, result: tuple[bytes, bytes, Decoded] | str, pixels: BinaryIO) -> None:
+    if isinstance(result, str):
+        if entry.counts:
+            found.failures.append(len(found.rejected))
+            found.files += 1
+        found.rejected.append((entry.path, entry.batch, result))
+        return
+    sha256, pixel_hash, picture = result
+    pixels.write(picture.pixels.data)
+    found.files += 1
+    found.paths.append(entry.path)
+    found.batches.append(entry.batch)
+    found.sha256 += sha256
+    found.pixel_hash += pixel_hash
+    found.labels.append(entry.label)
+    found.official.append(1 + SPLITS.index(entry.split) if entry.split else 0)
+    found.sizes.append((picture.width, picture.height))
+
+
+def _check_found(found: Found, config: PrepareConfig, source: SourceConfig) -> None:
+    if not found.files:
+        first = f"; the first, {found.rejected[0][0]}: {found.rejected[0][2]}" if found.rejected else ""
+        raise UserError(f"there is no image in data.path {source.path} ({len(found.rejected)} other files{first}).")
+    share = len(found.failures) / found.files
+    if share > config.max_rejected or not found.paths:
+        few = "; ".join(f"{path}: {reason}" for path, _, reason in (found.rejected[i] for i in found.failures[:5]))
+        more = f"; and {len(found.failures) - 5} more" if len(found.failures) > 5 else ""
+        raise WorkFailed(
+            f"{len(found.failures)} of {found.files} images in {source.path} cannot be used ({share:.1%}; "
+            f"prepare.max_rejected allows {config.max_rejected:.1%}): {few}{more}. Mend or remove them"
+            + (", or raise prepare.max_rejected." if found.paths else ".")
+        )
+
+
+def _assign_splits(found: Found, kept: Kept, split: Split) -> np.ndarray:
+    """Return the place in SPLITS of each item (count,).
+
+    Without an official split, by the pixels' hash alone. With one it stays; validation, where it is not official too,
+    is carved from the official training images in the proportion of the shares.
+    """
+    uniform = kept.hashes[kept.items, 0] / 2.0**64
+    by_hash = (uniform >= split.train).astype(np.int64) + (uniform >= split.train + split.validation)
+    official = kept.official[kept.items]
+    from_train = np.zeros(len(kept.items), dtype=np.int64)
+    if 2 not in found.official:
+        from_train = (uniform >= split.train / (split.train + split.validation)).astype(np.int64)
+    return np.select([official == 0, official == 1], [by_hash, from_train], official.astype(np.int64) - 1)
+
+
+def _check_splits(found: Found, kept: Kept, counts: dict[str, int], split: Split, source: SourceConfig) -> None:
+    if all(counts.values()):
+        return
+    enough = math.ceil(5 / min(split.train, split.validation, split.test))
+    raise WorkFailed(
+        f"{len(kept.items)} distinct image(s) among {len(found.paths)} in {source.path} are too few: training, "
+        f"validation and test need at least one each and got {', '.join(str(counts[name]) for name in SPLITS)}. "
+        f"Three are the least, about {enough} are safe with these shares: add images, or change prepare.split."
+    )

@@ -1,0 +1,56 @@
+"""Where images come from: section `data` of `params.yaml`, and which reader each kind of source has.
+
+Every source resolves to one path, which DVC watches. A source yields entries batch by batch in sorted order.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from aecore.config import pick, require
+from aecore.data import arrays, trees
+from aecore.data.entry import Source
+
+TORCHVISION = "torchvision:"
+
+READERS: dict[str, Callable[[SourceConfig, int], Source]] = {
+    "fashion_mnist_10k": lambda config, limit: arrays.fashion_mnist_10k(Path(config.path)),
+    "fashion_mnist": lambda config, limit: arrays.fashion_mnist(Path(config.path)),
+    "folder": lambda config, limit: trees.folder(Path(config.path), limit, batches=config.batches),
+    "archive": lambda config, limit: trees.archive(Path(config.path), limit, batches=config.batches),
+    "torchvision:NAME": lambda config, limit: arrays.torchvision_set(config.torchvision, Path(config.path)),
+}
+
+
+@dataclass(frozen=True)
+class SourceConfig:
+    """Section `data`."""
+
+    source: str
+    """`fashion_mnist_10k` (bundled), `fashion_mnist`, `folder`, `archive`, or `torchvision:NAME`."""
+    path: str
+    """The one file or folder that holds it all."""
+    batches: bool
+    """`folder`: each first-level sub-folder is a batch; `archive`: `path` is a folder of archives, each a batch."""
+
+    def __post_init__(self) -> None:
+        require(bool(self.path), "path", self.path, "a file or folder")
+        kind = "torchvision:NAME" if self.torchvision else self.source
+        pick(READERS, kind, "source")
+        require(kind != "torchvision:NAME" or self.torchvision.isidentifier(), "source", self.source,
+                "torchvision:NAME with the name of a data set, such as torchvision:CIFAR10")  # fmt: skip
+        require(not self.batches or kind in ("folder", "archive"), "batches", self.batches,
+                f"false with source: {self.source}, which is one batch")  # fmt: skip
+
+    @property
+    def torchvision(self) -> str:
+        """NAME of `torchvision:NAME`, else empty."""
+        return self.source.removeprefix(TORCHVISION) if self.source.startswith(TORCHVISION) else ""
+
+
+def open_source(config: SourceConfig, limit: int) -> Source:
+    """Open the source; files of more than `limit` bytes are refused unread. Raises UserError."""
+    kind = "torchvision:NAME" if config.torchvision else config.source
+    return READERS[kind](config, limit)

@@ -1,0 +1,243 @@
+"""Sources of files: a folder tree, or zip and tar archives read without unpacking them.
+
+The label of an image is the first folder that it lies in (below its batch). Hidden files are passed over; a file
+whose suffix is not an image's is listed as rejected but not held against the data.
+"""
+
+from __future__ import annotations
+
+import lzma
+import os
+import stat
+import tarfile
+import zipfile
+import zlib
+from collections.abc import Iterator, Sequence
+from functools import partial
+from pathlib import Path, PurePosixPath
+
+from aecore.config import UserError
+from aecore.data.decode import SUFFIXES
+from aecore.data.entry import Entry, Source, Unreadable, rejected
+
+UNREAD_SUFFIXES = frozenset(
+    (
+        ".heic",
+        ".heif",
+        ".jxl",
+        ".psd",
+        ".xcf",
+        ".svg",
+        ".eps",
+        ".raw",
+        ".dng",
+        ".cr2",
+        ".cr3",
+        ".nef",
+        ".arw",
+        ".orf",
+        ".rw2",
+        ".raf",
+        ".icns",
+        ".exr",
+        ".hdr",
+    )
+)
+"""Images by their name, in formats that are not read: rejected, and counted as such."""
+ARCHIVE_SUFFIXES = (".zip", ".tar", ".tar.gz", ".tgz", ".tar.xz", ".txz", ".tar.bz2", ".tbz2")
+PASSED_OVER = frozenset({"__MACOSX", "Thumbs.db", "desktop.ini"})
+ARCHIVE_ERRORS = (zipfile.BadZipFile, tarfile.TarError, zlib.error, lzma.LZMAError, EOFError)
+READ_ERRORS = (Unreadable, OSError, RuntimeError, NotImplementedError, zipfile.BadZipFile, zlib.error, lzma.LZMAError,
+               EOFError)  # fmt: skip
+"""What an entry's `read` may raise: the reason why that one entry is rejected."""
+
+
+def folder(path: Path, limit: int, *, batches: bool) -> Source:
+    """Open a tree of images. Raises UserError where there is none."""
+    _require_there(path)
+    if not path.is_dir():
+        raise UserError(f"data.path {path} is a file; source: folder expects a folder (archives: source: archive).")
+    names = list(_walk(path, "", ()))
+    if not names:
+        raise UserError(f"data.path {path} is an empty folder: put images there, or name another folder.")
+
+    def entries() -> Iterator[Entry]:
+        for name in names:
+            batch = name.split("/", 1)[0] if batches and "/" in name else ""
+            entry = _judge(name, batch)
+            if entry is None and batches and not batch:
+                entry = rejected(name, "", "it lies beside the batch folders, in none of them")
+            yield entry or Entry(name, batch, partial(_read_file, path / name, limit), _counts(name))
+
+    return Source(entries(), len(names))
+
+
+def archive(path: Path, limit: int, *, batches: bool) -> Source:
+    """Open one archive or, with `batches`, a folder of archives, each a batch. Raises UserError."""
+    _require_there(path)
+    if batches:
+        if not path.is_dir():
+            raise UserError(f"data.path {path} is a file; with batches: true it is a folder that holds archives.")
+        files = sorted(p for p in path.iterdir() if not p.name.startswith(".") and p.name not in PASSED_OVER)
+        if not files:
+            raise UserError(f"data.path {path} is an empty folder: put archives there, or name another folder.")
+    elif path.is_dir():
+        raise UserError(f"data.path {path} is a folder; source: archive expects one archive, or with batches: true "
+                        "a folder of them (source: folder reads a tree of images).")  # fmt: skip
+    else:
+        files = [path]
+
+    def entries() -> Iterator[Entry]:
+        for file in files:
+            batch = file.name if batches else ""
+            if batches and (not file.is_file() or not file.name.lower().endswith(ARCHIVE_SUFFIXES)):
+                yield rejected(file.name, "", "not an archive (zip, tar, tar.gz, tar.xz, tar.bz2)", counts=False)
+            elif zipfile.is_zipfile(file):
+                yield from _zip_entries(file, batch, limit)
+            else:
+                yield from _tar_entries(file, batch, limit)
+
+    return Source(entries(), None, packed=True)
+
+
+def folder_labels(paths: Sequence[str], batches: Sequence[str], *, packed: bool) -> list[str | None]:
+    """Return the label of each path: its first folder below the batch, None for an image in no folder.
+
+    In an archive (`packed`), one top folder around further folders is packaging and is passed over. One label for
+    all images says nothing, so there it is None.
+    """
+    inside = [p.removeprefix(f"{b}/") if b else p for p, b in zip(paths, batches, strict=True)]
+    folders = [PurePosixPath(p).parts[:-1] for p in inside]
+    if packed:
+        for batch in set(batches):
+            mine = [i for i, b in enumerate(batches) if b == batch]
+            while len({folders[i][:1] for i in mine}) == 1 and any(len(folders[i]) > 1 for i in mine):
+                for i in mine:
+                    folders[i] = folders[i][1:]
+    labels = [f[0] if f else None for f in folders]
+    return labels if len(set(labels)) > 1 else [None] * len(labels)
+
+
+def _require_there(path: Path) -> None:
+    if not path.exists():
+        raise UserError(f"data.path {path} is not there: put the images there, or name another path.")
+
+
+def _walk(root: Path, prefix: str, above: tuple[tuple[int, int], ...]) -> Iterator[str]:
+    """Yield file paths below `root`, sorted, following links but never in a circle."""
+    here = os.stat(root / prefix)
+    if (here.st_dev, here.st_ino) in above:
+        return
+    above = (*above, (here.st_dev, here.st_ino))
+    with os.scandir(root / prefix) as found:
+        children = sorted(found, key=lambda child: child.name)
+    for child in children:
+        if _hidden(child.name):
+            continue
+        if child.is_dir():
+            yield from _walk(root, f"{prefix}{child.name}/", above)
+        else:
+            yield prefix + child.name
+
+
+def _hidden(name: str) -> bool:
+    return name.startswith(".") or name in PASSED_OVER
+
+
+def _judge(name: str, batch: str) -> Entry | None:
+    """Return the rejected entry of a file that is of no use by its name alone, else None."""
+    try:
+        name.encode()
+    except UnicodeEncodeError:
+        return rejected(name, batch, "its name is not UTF-8: rename it")
+    suffix = PurePosixPath(name).suffix.lower()
+    if suffix in UNREAD_SUFFIXES:
+        return rejected(name, batch, f"{suffix} is not a format that is read: convert it to PNG or JPEG")
+    if suffix and suffix not in SUFFIXES:
+        return rejected(name, batch, f"not an image by its suffix {suffix}", counts=False)
+    return None
+
+
+def _counts(name: str) -> bool:
+    """Whether the name promises an image; a file without a suffix is tried, and may be a README."""
+    return bool(PurePosixPath(name).suffix)
+
+
+def _read_file(path: Path, limit: int) -> bytes:
+    if not stat.S_ISREG(path.stat().st_mode):
+        raise Unreadable("not a regular file")
+    with path.open("rb") as file:
+        _check_size(os.fstat(file.fileno()).st_size, limit)
+        return file.read()
+
+
+def _check_size(size: int, limit: int) -> None:
+    if size > limit:
+        raise Unreadable(f"{size} bytes, more than an image of prepare.max_pixels can have")
+
+
+def _zip_entries(file: Path, batch: str, limit: int) -> Iterator[Entry]:
+    try:
+        opened = zipfile.ZipFile(file)
+    except ARCHIVE_ERRORS as error:
+        raise _damaged(file, error) from error
+
+    def read(member: zipfile.ZipInfo) -> bytes:
+        _check_size(member.file_size, limit)
+        return opened.read(member)
+
+    # the archive stays open until the last `read` is gone, and closes itself then
+    for member in sorted(opened.infolist(), key=lambda info: info.filename):
+        if member.is_dir() or any(map(_hidden, PurePosixPath(member.filename).parts)):
+            continue
+        name = _inside(member.filename, batch)
+        yield _judge(name, batch) or Entry(name, batch, partial(read, member), _counts(name))
+
+
+def _tar_entries(file: Path, batch: str, limit: int) -> Iterator[Entry]:
+    """Read a tar from front to back, once: a compressed one cannot be read in any other order."""
+    try:
+        with tarfile.open(file, mode="r|*") as opened:
+            for member in opened:
+                if not member.isfile() or any(map(_hidden, PurePosixPath(member.name).parts)):
+                    continue
+                name = _inside(member.name, batch)
+                entry = _judge(name, batch)
+                if entry is None and member.size > limit:
+                    entry = Entry(name, batch, partial(_refuse_size, member.size, limit), _counts(name))
+                if entry is None:
+                    content = opened.extractfile(member)
+                    assert content is not None, "a regular file has content"
+                    data = content.read()
+                    if len(data) != member.size:
+                        raise EOFError(f"{name} ends early")
+                    entry = Entry(name, batch, partial(bytes, data), _counts(name))
+                yield entry
+    except (*ARCHIVE_ERRORS, OSError) as error:
+        raise _damaged(file, error) from error
+    _require_end(file)
+
+
+def _refuse_size(size: int, limit: int) -> bytes:
+    _check_size(size, limit)
+    return b""
+
+
+def _require_end(file: Path) -> None:
+    """`tarfile` takes a tar cut between two headers for a whole one; a whole one ends in 512 zero bytes."""
+    with file.open("rb") as raw:
+        if raw.read(2) in (b"\x1f\x8b", b"BZ", b"\xfd7"):
+            return  # gzip, bzip2 and xz carry their own end
+        raw.seek(-512, os.SEEK_END)
+        if raw.read().strip(b"\0"):
+            raise _damaged(file, "it ends early")
+
+
+def _inside(name: str, batch: str) -> str:
+    name = name.removeprefix("./").lstrip("/")
+    return f"{batch}/{name}" if batch else name
+
+
+def _damaged(file: Path, error: object) -> UserError:
+    text = " ".join(str(error).split()) or type(error).__name__
+    return UserError(f"{file} is not a zip or tar archive, or it is damaged ({text}): bring it again.")

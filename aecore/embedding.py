@@ -1,0 +1,176 @@
+"""`Encoder`, the only way from an image to a vector; `Embeddings`, their reader; and the `embed` stage between them."""
+
+from __future__ import annotations
+
+import dataclasses
+import sys
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+from tqdm import tqdm
+
+from aecore import artifact, config
+from aecore.artifact import Manifest
+from aecore.config import Runtime, UserError, require
+from aecore.data.decode import Preparation, Undecodable, decode
+from aecore.data.images import Images
+from aecore.models import autoencoder
+from aecore.models.autoencoder import Autoencoder
+
+
+@dataclasses.dataclass(frozen=True)
+class EmbedConfig:
+    """Section `embed`."""
+
+    batch_size: int
+    """Images encoded at a time."""
+
+    def __post_init__(self) -> None:
+        require(self.batch_size >= 1, "batch_size", self.batch_size, "1 or more")
+
+
+class Encoder:
+    """A trained model with its preprocessing: what embeds the corpus embeds the query.
+
+    Works in float32 on every device, so that a code does not depend on how many images share its batch (to rounding,
+    relative 1e-5).
+    """
+
+    def __init__(
+        self, model: Autoencoder, preparation: Preparation, manifest: Manifest, device: torch.device, batch_size: int
+    ) -> None:
+        self.model = model.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+        self.preparation, self.manifest, self.device, self.batch_size = preparation, manifest, device, batch_size
+
+    @classmethod
+    def load(cls, directory: Path = config.MODEL, device: str = "auto", batch_size: int = 256) -> Encoder:
+        """Load a model directory. Raises as `artifact.read_manifest` does, and where 'cuda' is asked but not there."""
+        manifest = artifact.read_manifest(directory, "model")
+        if device == "cuda" and not torch.cuda.is_available():
+            raise UserError("run.device is 'cuda', but torch sees no GPU here: set it to 'auto' or 'cpu'.")
+        model, configuration = autoencoder.load(directory)
+        chosen = torch.device("cuda" if device != "cpu" and torch.cuda.is_available() else "cpu")
+        return cls(model, Preparation(**configuration["preparation"]), manifest, chosen, batch_size)
+
+    @property
+    def dim(self) -> int:
+        """Numbers in a code."""
+        return self.model.latent_dim
+
+    @property
+    def shape(self) -> tuple[int, int, int]:
+        """(C, H, W) of a prepared image."""
+        return self.model.shape
+
+    def encode(self, pixels: np.ndarray) -> np.ndarray:
+        """uint8 (n, C, H, W) -> codes float32 (n, dim)."""
+        return self._in_batches(lambda x: self.model.encode(_scaled(x)), pixels, (self.dim,))
+
+    def reconstruct(self, pixels: np.ndarray) -> np.ndarray:
+        """uint8 (n, C, H, W) -> float32 (n, C, H, W), clipped to [0, 1]."""
+        return self._in_batches(lambda x: self.model(_scaled(x)).reconstruction.clamp(0, 1), pixels, self.shape)
+
+    def decode(self, codes: np.ndarray) -> np.ndarray:
+        """Codes float32 (n, dim) -> images float32 (n, C, H, W), clipped to [0, 1]."""
+        return self._in_batches(lambda z: self.model.decode(z).clamp(0, 1), codes, self.shape)
+
+    def encode_files(self, paths: Sequence[str | Path]) -> np.ndarray:
+        """Codes float32 (n, dim) of image files. Raises UserError naming a file that is missing or no image."""
+        images = np.empty((len(paths), *self.shape), np.uint8)
+        for row, path in enumerate(paths):
+            try:
+                images[row] = decode(Path(path).read_bytes(), self.preparation).pixels
+            except Undecodable as error:
+                raise UserError(f"{path} cannot be read as an image: {error}.") from error
+            except OSError as error:
+                raise UserError(f"{path} cannot be opened: {error.strerror}.") from error
+        return self.encode(images)
+
+    @torch.inference_mode()
+    def _in_batches(self, function: object, values: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
+        result = np.empty((len(values), *shape), np.float32)
+        for start in range(0, len(values), self.batch_size):
+            block = torch.from_numpy(np.array(values[start : start + self.batch_size])).to(self.device)
+            result[start : start + len(block)] = function(block).float().cpu().numpy()  # type: ignore[operator]
+        return result
+
+
+class Embeddings:
+    """The reader of `artifacts/embeddings/`: codes float32, row-aligned with the prepared images' table."""
+
+    def __init__(self, directory: Path, manifest: Manifest) -> None:
+        self.directory, self.manifest = directory, manifest
+        self.dim: int = manifest.facts["dim"]
+        self.count: int = manifest.facts["count"]
+        self.shard_sizes: list[int] = manifest.facts["shards"]
+
+    @classmethod
+    def open(cls, directory: Path = config.EMBEDDINGS) -> Embeddings:
+        """Check the manifest and open; raises as `artifact.read_manifest` does."""
+        return cls(Path(directory), artifact.read_manifest(directory, "embeddings"))
+
+    def shards(self) -> Iterator[tuple[int, np.ndarray]]:
+        """Yield (position of its first row, memory-mapped codes (n_k, dim)), one shard mapped at a time."""
+        first = 0
+        for number, size in enumerate(self.shard_sizes):
+            yield first, np.load(self.directory / vectors_name(number), mmap_mode="r")
+            first += size
+
+    def load(self) -> np.ndarray:
+        """Every code, float32 (count, dim), in memory."""
+        return np.concatenate([np.asarray(shard) for _, shard in self.shards()])
+
+    def rows(self, positions: np.ndarray) -> np.ndarray:
+        """The codes at `positions`, float32 (m, dim)."""
+        positions = np.asarray(positions)
+        result = np.empty((len(positions), self.dim), np.float32)
+        for first, shard in self.shards():
+            here = (positions >= first) & (positions < first + len(shard))
+            result[here] = shard[positions[here] - first]
+        return result
+
+
+def vectors_name(shard: int) -> str:
+    """File name of a shard's codes."""
+    return f"vectors-{shard:05d}.npy"
+
+
+def embed(images: Images, encoder: Encoder, path: Path) -> Manifest:
+    """Write the codes of all prepared images, shard by shard, as the artefact at `path`."""
+    facts = {"count": images.count, "dim": encoder.dim, "shards": images.shard_sizes}
+    sources = {"data": images.manifest, "model": encoder.manifest}
+    with artifact.writing(path, "embeddings", sources, facts) as directory, _bar(images.count) as bar:
+        for number, (_, shard) in enumerate(images.shards()):
+            codes = np.lib.format.open_memmap(
+                directory / vectors_name(number), mode="w+", dtype=np.float32, shape=(len(shard), encoder.dim)
+            )
+            for start in range(0, len(shard), encoder.batch_size):
+                codes[start : start + encoder.batch_size] = encoder.encode(shard[start : start + encoder.batch_size])
+                bar.update(min(encoder.batch_size, len(shard) - start))
+            codes.flush()
+            del codes
+    return artifact.read_manifest(path, "embeddings")
+
+
+def main() -> None:
+    """Read the prepared images and the model; write their codes."""
+    runtime, section = config.section(Runtime, "run"), config.section(EmbedConfig, "embed")
+    torch.set_num_threads(runtime.threads)
+    images = Images.open()
+    encoder = Encoder.load(config.MODEL, runtime.device, section.batch_size)
+    artifact.check_chain(images.manifest, encoder.manifest)
+    if encoder.shape != images.shape:
+        raise UserError(f"the model takes images of shape {encoder.shape}, the prepared ones have {images.shape}.")
+    manifest = embed(images, encoder, config.EMBEDDINGS)
+    print(f"embedded {images.count:,} images into {encoder.dim} dimensions; embeddings {manifest.digest[:12]}")
+
+
+def _scaled(pixels: torch.Tensor) -> torch.Tensor:
+    return (pixels.float() / 255).contiguous(memory_format=torch.channels_last)
+
+
+def _bar(total: int) -> tqdm:  # type: ignore[type-arg]
+    quick = sys.stderr.isatty()
+    return tqdm(total=total, desc="embed", unit=" images", unit_scale=True, mininterval=0.5 if quick else 10)

@@ -1,0 +1,1 @@
+"""Autoencoders as points of a grid: layers, bodies, losses, the autoencoder itself, and PCA in closed form."""

@@ -1,0 +1,1 @@
+"""The search index, the searcher over it, and the query command."""

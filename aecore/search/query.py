@@ -1,0 +1,229 @@
+"""The `query` and `inspect` commands: which images are most similar, as a table, as JSON or drawn as a montage.
+
+`query --json` prints one object, stable for other programs (ids are strings: they exceed what JavaScript counts to):
+
+    {"source": {"kind": "published" | "workspace", "path": …,
+                "digests": {"data": hex, "model": hex, "embeddings": hex, "index": hex}},
+     "metric": "cosine" | "l2",
+     "k": number of neighbours given for each query,
+     "queries": [{"path": file asked for, or null,
+                  "id": id asked for, or null,
+                  "neighbours": [{"rank": 1…k, "id": …, "path": the source's name of the image,
+                                  "label": number or null, "label_name": text or null,
+                                  "similarity": number, "distance": number}, …]}, …]}
+
+Files come first, then ids, each in the order given. An image that is indexed is its own first neighbour, at distance 0.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, NamedTuple, cast
+
+import numpy as np
+from PIL import Image, ImageDraw, ImageFont
+
+from aecore import artifact
+from aecore.artifact import Manifest
+from aecore.config import UserError
+from aecore.data.decode import Preparation, decode
+from aecore.search.searcher import PARTS, Neighbours, Searcher, Source
+
+CELL = 96
+"""Pixels: smaller images are scaled up to about this in a montage."""
+PAD = 6
+CAPTION = 32
+"""Pixels beneath an image: two lines."""
+
+
+class Queries(NamedTuple):
+    """What is looked for."""
+
+    names: list[str]
+    """What a person calls each: the file, or `id …`."""
+    vectors: np.ndarray
+    """Raw codes, float32 (q, dim)."""
+    preparation: Preparation | None
+    """How the model sees a file; None where none is looked for."""
+
+
+def run(
+    images: Sequence[str | Path],
+    ids: Sequence[str | int],
+    k: int = 10,
+    as_json: bool = False,
+    montage: Path | None = None,
+    root: Path = Path(),
+) -> None:
+    """Print the k nearest of every image file and every indexed id; says on standard error which artefacts answer.
+
+    Raises UserError for nothing to look for, k below 1, an unknown id, a file that is no image, and a place where the
+    montage cannot be written; WorkFailed for artefacts that do not belong together.
+    """
+    if not images and not ids:
+        raise UserError("there is nothing to look for: give image files, or --id ID.")
+    if k < 1:
+        raise UserError(f"-k is {k}; expected 1 or more.")
+    if montage is not None and (montage.is_dir() or not montage.parent.is_dir()):
+        raise UserError(f"{montage} cannot be written: its folder must exist, and it must not be one itself.")
+    wanted = [_number(item_id) for item_id in ids]
+    source = Source.find(root)
+    print(f"aecore query: asking {source}", file=sys.stderr)
+    searcher, queries = _read(source, images, wanted)
+    found = searcher.search(queries.vectors, k)
+    rows = [[_neighbour(searcher, found, q, rank) for rank in range(found.ids.shape[1])] for q in range(len(found.ids))]
+    if montage is not None:
+        positions = np.array([searcher.position(int(i)) for i in found.ids.ravel()])
+        seen = searcher.images.rows(positions).reshape(*found.ids.shape, *searcher.images.shape)
+        asked = _asked_pixels(searcher, queries, images, wanted)
+        draw_montage(queries.names, asked, rows, seen).save(montage, format="PNG")
+        print(f"aecore query: drew {montage}", file=sys.stderr)
+    if as_json:
+        given = [(str(path), None) for path in images] + [(None, str(item_id)) for item_id in wanted]
+        answer = {
+            "source": {"kind": source.kind, "path": str(source.directory), "digests": _digests(searcher.manifest)},
+            "metric": searcher.metric,
+            "k": found.ids.shape[1],
+            "queries": [
+                {"path": path, "id": item_id, "neighbours": row}
+                for (path, item_id), row in zip(given, rows, strict=True)
+            ],
+        }
+        print(json.dumps(answer, indent=2, allow_nan=False))
+    else:
+        print("\n\n".join(table(name, row) for name, row in zip(queries.names, rows, strict=True)))
+
+
+def inspect(item_id: str | None = None, png: Path | None = None, root: Path = Path()) -> None:
+    """Print what is known of an indexed image, or of the index and its first ids; `png` receives the prepared image.
+
+    Raises UserError for an unknown id, and for a `png` without an id or where it cannot be written.
+    """
+    source = Source.find(root)
+    print(f"aecore inspect: asking {source}", file=sys.stderr)
+    searcher = Searcher.open(source.path("index"), source.path("embeddings"), source.path("data"))
+    if item_id is None:
+        if png is not None:
+            raise UserError("--png needs --id: which image to write.")
+        facts = searcher.manifest.facts
+        print(f"{searcher.count:,} images in {searcher.dim} dimensions, {facts['metric']}, {facts['index']} search")
+        for row in searcher.images.items.slice(0, 10).to_pylist():
+            print(f"{row['id']:>19}  {row['path']}")
+        return
+    row = searcher.item(_number(item_id))
+    if png is not None:
+        if png.is_dir() or not png.parent.is_dir():
+            raise UserError(f"{png} cannot be written: its folder must exist, and it must not be one itself.")
+        _picture(searcher.images.rows(np.array([searcher.position(row["id"])]))[0]).save(png, format="PNG")
+    for key, value in row.items():
+        print(f"{key:<12}{'' if value is None else value}")
+
+
+def table(name: str, neighbours: list[dict[str, Any]]) -> str:
+    """One query's neighbours as aligned lines of text beneath its name."""
+    lines = [["rank", "similarity", "distance", "id", "label", "path"]]
+    for row in neighbours:
+        scores = [f"{row['similarity']:.4f}", f"{row['distance']:.4f}"]
+        lines.append([str(row["rank"]), *scores, row["id"], _label(row), row["path"]])
+    widths = [max(len(line[column]) for line in lines) for column in range(len(lines[0]))]
+    aligned = [
+        [cell.rjust(width) for cell, width in zip(line[:4], widths[:4], strict=True)]
+        + [cell.ljust(width) for cell, width in zip(line[4:], widths[4:], strict=True)]
+        for line in lines
+    ]
+    return "\n".join([name, *("  ".join(cells).rstrip() for cells in aligned)])
+
+
+def draw_montage(
+    names: Sequence[str], asked: np.ndarray, neighbours: list[list[dict[str, Any]]], pixels: np.ndarray
+) -> Image.Image:
+    """A row for each query: the query, then its neighbours with similarity and label beneath.
+
+    `asked`: uint8 (q, C, H, W), `pixels`: uint8 (q, k, C, H, W). The picture is 2 PAD + (k + 1) (cell + PAD) wide and
+    PAD + q (height + CAPTION + PAD) high; images are enlarged by a whole factor to about CELL pixels, and a cell is
+    CELL wide at least.
+    """
+    height, width = pixels.shape[-2:]
+    factor = max(1, round(CELL / max(height, width)))
+    height, width = factor * height, factor * width
+    cell = max(width, CELL)
+    columns = pixels.shape[1] + 1
+    canvas = Image.new("RGB", (2 * PAD + columns * (cell + PAD), PAD + len(pixels) * (height + CAPTION + PAD)), "white")
+    draw, font = ImageDraw.Draw(canvas), ImageFont.load_default(size=12)
+
+    def place(x: int, y: int, image: np.ndarray, lines: Sequence[str]) -> None:
+        canvas.paste(_picture(image).resize((width, height), Image.Resampling.NEAREST), (x + (cell - width) // 2, y))
+        for number, line in enumerate(lines):
+            while draw.textlength(line, font) > cell:
+                line = line[:-2].rstrip("…") + "…"
+            draw.text((x, y + height + 2 + number * (CAPTION // 2 - 1)), line, "black", font)
+
+    for q, row in enumerate(neighbours):
+        y = PAD + q * (height + CAPTION + PAD)
+        place(PAD, y, asked[q], ["query", Path(names[q]).name])
+        for column, neighbour in enumerate(row):
+            x = 2 * PAD + (column + 1) * (cell + PAD)
+            place(x, y, pixels[q, column], [f"{neighbour['similarity']:.3f}", _label(neighbour)])
+    line = PAD + cell + PAD
+    draw.line([(line, PAD), (line, canvas.height - PAD)], "grey")
+    return canvas
+
+
+def _read(source: Source, files: Sequence[str | Path], ids: list[int]) -> tuple[Searcher, Queries]:
+    """Open the chain and gather what is looked for; the model is loaded only where a file has to be encoded."""
+    index, embeddings, data = (source.path(kind) for kind in ("index", "embeddings", "data"))
+    if files:
+        from aecore.embedding import Encoder
+
+        encoder = Encoder.load(source.path("model"), "cpu")  # a few images: starting a GPU takes longer
+        searcher = Searcher.open(index, embeddings, data, encoder.manifest)
+        vectors, preparation = [encoder.encode_files(files)], encoder.preparation
+    else:
+        model = artifact.read_manifest(source.path("model"), "model")
+        searcher = Searcher.open(index, embeddings, data, model)
+        vectors, preparation = [], None
+    vectors += [searcher.vector(item_id)[None] for item_id in ids]
+    names = [str(path) for path in files] + [f"id {item_id}" for item_id in ids]
+    return searcher, Queries(names, np.concatenate(vectors), preparation)
+
+
+def _asked_pixels(searcher: Searcher, queries: Queries, files: Sequence[str | Path], ids: list[int]) -> np.ndarray:
+    """What is looked for, as the model sees it: uint8 (q, C, H, W)."""
+    decoded = [decode(Path(path).read_bytes(), cast(Preparation, queries.preparation)).pixels[None] for path in files]
+    return np.concatenate([*decoded, searcher.images.rows(np.array([searcher.position(i) for i in ids], np.int64))])
+
+
+def _number(item_id: str | int) -> int:
+    try:
+        return int(item_id)
+    except ValueError as error:
+        raise UserError(f"id {item_id!r} is not a number: `python -m aecore inspect` lists some ids.") from error
+
+
+def _neighbour(searcher: Searcher, found: Neighbours, query: int, rank: int) -> dict[str, Any]:
+    item = searcher.item(int(found.ids[query, rank]))
+    return {
+        "rank": rank + 1,
+        "id": str(item["id"]),
+        "path": item["path"],
+        "label": item["label"],
+        "label_name": item["label_name"],
+        "similarity": round(float(found.similarity[query, rank]), 6),
+        "distance": round(float(found.distance[query, rank]), 6),
+    }
+
+
+def _digests(index: Manifest) -> dict[str, str]:
+    return {**{kind: index.sources[kind] for kind in PARTS if kind != "index"}, "index": index.digest}
+
+
+def _label(row: dict[str, Any]) -> str:
+    return str(row["label_name"] if row["label_name"] is not None else "" if row["label"] is None else row["label"])
+
+
+def _picture(pixels: np.ndarray) -> Image.Image:
+    """Prepared pixels uint8 (C, H, W) as a PIL image."""
+    return Image.fromarray(pixels[0] if len(pixels) == 1 else np.moveaxis(pixels, 0, -1))

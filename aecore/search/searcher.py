@@ -1,0 +1,177 @@
+"""`Searcher`: exact scores and ids of the nearest images; `Source`: which artefacts answer, published or workspace."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal, NamedTuple
+
+import numpy as np
+
+from aecore import artifact, config
+from aecore.artifact import Manifest
+from aecore.config import UserError, WorkFailed
+from aecore.data.images import Images
+from aecore.embedding import Embeddings, vectors_name
+from aecore.search.index import CENTER_FILE, INDEX_FILE, codes
+
+PARTS = {"data": config.PREPARED, "model": config.MODEL, "embeddings": config.EMBEDDINGS, "index": config.INDEX}
+"""The artefacts a search needs, and where the workspace has them; a published copy holds each under its kind."""
+
+MARGIN = 16
+"""Candidates taken from FAISS beyond k: its float32 sums may swap neighbours that are all but equally near."""
+GATHERED = 2**21
+"""Numbers of candidates' codes in memory at a time, about."""
+
+
+@dataclass(frozen=True)
+class Source:
+    """The artefacts that answer a query."""
+
+    kind: Literal["published", "workspace"]
+    directory: Path
+    """Of the published copy, or the project's folder."""
+
+    @classmethod
+    def find(cls, root: Path = Path()) -> Source:
+        """The published copy where there is one, else the workspace. Raises WorkFailed where `current` dangles."""
+        current = root / config.SERVING / "current"
+        if current.is_dir():
+            return cls("published", root / config.SERVING / current.resolve().name)
+        if current.is_symlink():
+            raise WorkFailed(
+                f"{current} leads to {current.readlink()}, which is not there: run `python -m aecore publish`."
+            )
+        return cls("workspace", root)
+
+    def path(self, kind: str) -> Path:
+        """Directory of the artefact of this `kind` (a key of PARTS)."""
+        return self.directory / (kind if self.kind == "published" else PARTS[kind])
+
+    def __str__(self) -> str:
+        return f"the published copy {self.directory}" if self.kind == "published" else "the workspace's artefacts"
+
+
+class Neighbours(NamedTuple):
+    """Of each query the k nearest images, nearest first, equally near ones by ascending id."""
+
+    ids: np.ndarray
+    """int64 (q, k)."""
+    similarity: np.ndarray
+    """float32 (q, k): the cosine of centred codes, or minus the Euclidean distance."""
+    distance: np.ndarray
+    """float32 (q, k), 0 or more: 1 - cosine, or the Euclidean distance."""
+
+
+class Searcher:
+    """An index opened beside the embeddings and images it was made from. Threads may share one.
+
+    FAISS proposes candidates; their scores are computed anew, in float64, from differences of codes. An image that is
+    its own query therefore lies at distance 0 exactly (1 - cos = |a - b|² / 2 for codes of length 1), however FAISS
+    rounds.
+    """
+
+    def __init__(
+        self, index: Any, center: np.ndarray, manifest: Manifest, embeddings: Embeddings, images: Images
+    ) -> None:
+        self.manifest, self.embeddings, self.images = manifest, embeddings, images
+        self.count: int = manifest.facts["count"]
+        self.dim: int = manifest.facts["dim"]
+        self.metric: Literal["cosine", "l2"] = manifest.facts["metric"]
+        self._index, self._center = index, center
+        ids = images.ids()
+        self._order = np.argsort(ids, kind="stable")
+        self._sorted = ids[self._order]
+
+    @classmethod
+    def open(
+        cls,
+        index_dir: Path = config.INDEX,
+        embeddings_dir: Path = config.EMBEDDINGS,
+        data_dir: Path = config.PREPARED,
+        model: Manifest | None = None,
+    ) -> Searcher:
+        """Open and check the chain of digests; `model` is that of the encoder whose codes will be looked for.
+
+        An inverted file is memory-mapped. Raises as `artifact.read_manifest` does, and WorkFailed naming both digests
+        where one artefact was not made from the others.
+        """
+        import faiss
+
+        images, embeddings = Images.open(data_dir), Embeddings.open(embeddings_dir)
+        manifest = artifact.read_manifest(index_dir, "index")
+        model = model or Manifest("model", embeddings.manifest.sources["model"])
+        artifact.check_chain(images.manifest, model, embeddings.manifest, manifest)
+        mapped = manifest.facts["index"] != "exact"
+        flags = faiss.IO_FLAG_MMAP | faiss.IO_FLAG_READ_ONLY if mapped else 0
+        index = faiss.read_index(str(Path(index_dir) / INDEX_FILE), flags)
+        return cls(index, np.load(Path(index_dir) / CENTER_FILE), manifest, embeddings, images)
+
+    def search(self, vectors: np.ndarray, k: int) -> Neighbours:
+        """The k nearest images (at most `count`) of raw codes (q, dim), as an Encoder or `vector` gives them.
+
+        Raises UserError for k below 1, codes of another dimension, and values that are not finite.
+        """
+        vectors = np.asarray(vectors, dtype=np.float32)
+        if k < 1:
+            raise UserError(f"k is {k}; expected 1 or more.")
+        if vectors.ndim != 2 or vectors.shape[1] != self.dim:
+            raise UserError(f"the codes have shape {vectors.shape}, the index holds codes of shape (n, {self.dim}).")
+        if not np.isfinite(vectors).all():
+            raise UserError("the codes hold values that are not finite.")
+        k = min(k, self.count)
+        queries = codes(vectors, self._center, self.metric)
+        step = max(1, GATHERED // ((k + MARGIN) * self.dim))
+        parts = [self._nearest(queries[i : i + step], k) for i in range(0, len(queries), step)]
+        if not parts:
+            return Neighbours(np.empty((0, k), np.int64), np.empty((0, k), np.float32), np.empty((0, k), np.float32))
+        return Neighbours(*(np.concatenate(arrays) for arrays in zip(*parts, strict=True)))
+
+    def position(self, item_id: int) -> int:
+        """Position of an image among the prepared ones. Raises UserError where the index has no such id."""
+        place = int(np.searchsorted(self._sorted, item_id)) if 0 <= item_id < 2**63 else self.count
+        if place == self.count or self._sorted[place] != item_id:
+            raise UserError(
+                f"id {item_id} is not among the {self.count:,} indexed images: "
+                "`python -m aecore inspect` lists some, `python -m aecore query IMAGE` finds those like a file."
+            )
+        return int(self._order[place])
+
+    def vector(self, item_id: int) -> np.ndarray:
+        """The stored raw code of an image, float32 (dim,)."""
+        position = self.position(item_id)
+        starts = np.cumsum([0, *self.embeddings.shard_sizes])
+        shard = int(np.searchsorted(starts, position, side="right")) - 1
+        rows = np.load(self.embeddings.directory / vectors_name(shard), mmap_mode="r")
+        return np.array(rows[position - starts[shard]])
+
+    def item(self, item_id: int) -> dict[str, Any]:
+        """Its row of the images' table: id, path, label, label_name, split, width, height, …"""
+        row: dict[str, Any] = self.images.items.slice(self.position(item_id), 1).to_pylist()[0]
+        return row
+
+    def _nearest(self, queries: np.ndarray, k: int) -> Neighbours:
+        """Candidates from FAISS, scored exactly and sorted."""
+        import faiss
+
+        wide = min(k + MARGIN, self.count)
+        _, ids, found = self._index.search_and_reconstruct(queries, wide)
+        short = np.flatnonzero(ids[:, k - 1] < 0)  # the probed lists held fewer than k: probe them all
+        if len(short):
+            everywhere = faiss.SearchParametersIVF()
+            everywhere.nprobe = self._index.nlist
+            _, ids[short], found[short] = self._index.search_and_reconstruct(queries[short], wide, params=everywhere)
+        squared: np.ndarray = np.square(queries[:, None].astype(np.float64) - found).sum(axis=2)
+        if self.metric == "cosine":
+            lengths = (queries != 0).any(axis=1)[:, None] + (found != 0).any(axis=2).astype(
+                np.float64
+            )  # 1, or 0 for zero
+            similarity = (lengths - squared) / 2
+            distance = np.maximum(1 - similarity, 0)
+        else:
+            distance = np.sqrt(squared)
+            similarity = -distance
+        distance[ids < 0] = np.inf
+        order = np.lexsort((ids, distance), axis=1)[:, :k]
+        ids, similarity, distance = (np.take_along_axis(a, order, 1) for a in (ids, similarity, distance))
+        return Neighbours(ids, similarity.astype(np.float32), distance.astype(np.float32))

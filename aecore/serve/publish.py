@@ -1,0 +1,233 @@
+"""`publish` and `rollback`: what is served is a whole, verified copy, and `serving/current` switches to it atomically.
+
+    serving/<id>/           data/ model/ embeddings/ index/ and a manifest; id: from the digests of the four
+    serving/current         symbolic link to the copy that is served
+    serving/history.jsonl   append-only: {"action": "publish" | "rollback", "id", "previous", "time"}, written just
+                            before the switch it announces, so that it never lacks one
+    serving/.lock           held, by the kernel, while one process publishes or rolls back
+
+A kill at any time leaves `current` at the old copy or at the new one. Files are hard links where the file system
+allows: DVC replaces the workspace's files, it never writes into them.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import json
+import os
+import re
+import shutil
+from collections.abc import Iterator
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from aecore import artifact, config
+from aecore.artifact import Manifest
+from aecore.config import Runtime, UserError, WorkFailed
+from aecore.embedding import Encoder
+from aecore.search.searcher import PARTS, Searcher, Source
+
+KEEP = 3
+"""Copies kept: the current one and those that were current last."""
+GOLDEN = 8
+"""Images encoded again by a copy's own model before it is served."""
+TOLERANCE = 1e-3
+"""Of a code's length, between stored and new code: another device or TF32 stays below, another model is far above."""
+
+
+def publish(root: Path = Path()) -> None:
+    """Verify the workspace's artefacts byte by byte, copy them to `serving/<id>`, test the copy and serve it.
+
+    Prints what is served now. Raises UserError where an artefact is missing, WorkFailed where one is damaged, where
+    they were not made from each other, where the copy does not find its own images, and while another process
+    publishes; `current` is then what it was.
+    """
+    device = config.section(Runtime, "run", root / config.PARAMS).device
+    serving = root / config.SERVING
+    with _locked(serving):
+        workspace = Source("workspace", root)
+        parts = {kind: artifact.read_manifest(workspace.path(kind), kind) for kind in PARTS}
+        artifact.check_chain(*parts.values())
+        name, previous = copy_id(parts), _current(serving)
+        whole = _is_whole(serving / name)
+        if whole and name == previous:
+            print(f"{serving / name} is published and current already: nothing to do")
+            return
+        if not whole:
+            _copy(workspace, serving / name, parts, device)
+        if name != previous:
+            _switch(serving, "publish", name, previous)
+        removed = _remove_old(serving)
+    print(f"published {serving / name} ({parts['data'].facts['count']:,} images)", end="")
+    print(f", in place of {previous}" if previous and previous != name else "", end="")
+    print(f"; removed {', '.join(removed)}: the last {KEEP} are kept" if removed else f"; the last {KEEP} are kept")
+
+
+def rollback(root: Path = Path()) -> None:
+    """Serve the copy that was current before this one was published; again goes back further.
+
+    Raises UserError where none came before, WorkFailed where it is gone or damaged; `current` is then what it was.
+    """
+    serving = root / config.SERVING
+    if not serving.is_dir():
+        raise UserError(f"nothing is published at {serving}: run `python -m aecore publish`.")
+    with _locked(serving):
+        now = _current(serving)
+        if now is None:
+            raise UserError(f"nothing is published at {serving}: run `python -m aecore publish`.")
+        befores = [e["previous"] for e in _history(serving) if e["action"] == "publish" and e["id"] == now]
+        if not befores or befores[-1] is None:
+            raise UserError(f"{serving / now} is the first that was published: there is nothing to go back to.")
+        before = befores[-1]
+        if not (serving / before).is_dir():
+            raise WorkFailed(
+                f"{serving / before}, which was current before {now}, was removed (the last {KEEP} are kept): "
+                "bring its artefacts back with git and DVC, then `python -m aecore publish`."
+            )
+        _verify(serving / before)
+        _switch(serving, "rollback", before, now)
+    print(f"rolled back from {now} to {serving / before}")
+
+
+def copy_id(parts: dict[str, Manifest]) -> str:
+    """Name of the copy of these four artefacts: 12 hexadecimal digits that their digests determine."""
+    return artifact.sha256_json({kind: parts[kind].digest for kind in PARTS})[:12]
+
+
+def _copy(workspace: Source, path: Path, parts: dict[str, Manifest], device: str) -> None:
+    for kind, manifest in parts.items():
+        artifact.verify(workspace.path(kind), manifest, deep=True)
+    facts = {"count": parts["data"].facts["count"]}
+    with artifact.writing(path, "published", parts, facts) as directory:
+        for kind in PARTS:
+            for name in (*parts[kind].files, artifact.MANIFEST):
+                _link(workspace.path(kind) / name, directory / kind / name)
+        check_golden(Source("published", directory), device)
+
+
+def check_golden(copy: Source, device: str) -> None:
+    """Encode a few test images with the copy's own model: they must have their stored codes and find themselves.
+
+    Raises WorkFailed naming the first image that does not.
+    """
+    encoder = Encoder.load(copy.path("model"), device)
+    searcher = Searcher.open(copy.path("index"), copy.path("embeddings"), copy.path("data"), encoder.manifest)
+    tests = searcher.images.positions("test")
+    positions = tests if len(tests) else np.arange(searcher.count)
+    positions = positions[np.unique(np.linspace(0, len(positions) - 1, GOLDEN).astype(np.int64))]
+    ids = searcher.images.ids()[positions]
+    stored, new = searcher.embeddings.rows(positions), encoder.encode(searcher.images.rows(positions))
+    error = np.linalg.norm(new - stored, axis=1) / np.maximum(np.linalg.norm(stored, axis=1), 1e-12)
+    for i in np.flatnonzero(~(error <= TOLERANCE)):
+        raise WorkFailed(
+            f"image {ids[i]} gets a code from the model that is off its stored one by {error[i]:.1e} of its length "
+            f"(at most {TOLERANCE:.0e} is rounding): run `python -m aecore embed` and `index`, then publish again."
+        )
+    found = searcher.search(stored, 10)
+    itself = (found.ids == ids[:, None]) & (found.distance == found.distance[:, :1])  # or tied with the first
+    for i in np.flatnonzero(~itself.any(axis=1)):
+        raise WorkFailed(
+            f"image {ids[i]} does not find itself, but {found.ids[i, 0]} at {found.distance[i, 0]:.3g}: "
+            "run `python -m aecore index`, then publish again."
+        )
+
+
+def _link(source: Path, target: Path) -> None:
+    """Give `target` the content of `source`: a hard link, or a copy where file systems differ."""
+    target.parent.mkdir(parents=True, exist_ok=True)
+    real = source.resolve()  # DVC may have linked it from its cache
+    try:
+        os.link(real, target)
+    except OSError:
+        shutil.copyfile(real, target)
+
+
+def _verify(path: Path) -> None:
+    manifest = artifact.read_manifest(path, "published")
+    artifact.verify(path, manifest, deep=True)
+    artifact.check_chain(*(artifact.read_manifest(path / kind, kind) for kind in PARTS))
+
+
+def _is_whole(path: Path) -> bool:
+    if not path.is_dir():
+        return False
+    try:
+        _verify(path)
+    except UserError:
+        return False
+    return True
+
+
+def _current(serving: Path) -> str | None:
+    """Name of the current copy, even where it is gone; None where nothing was published."""
+    current = serving / "current"
+    return current.readlink().name if current.is_symlink() else None
+
+
+def _switch(serving: Path, action: str, name: str, previous: str | None) -> None:
+    """Announce and make `name` current, in one rename."""
+    entry = {
+        "action": action,
+        "id": name,
+        "previous": previous,
+        "time": datetime.now(UTC).isoformat(timespec="seconds"),
+    }
+    history = serving / "history.jsonl"
+    cut_short = history.is_file() and not history.read_bytes().endswith(b"\n")  # by a crash while it was written
+    with history.open("a") as file:
+        file.write("\n" * cut_short + json.dumps(entry) + "\n")
+        file.flush()
+        os.fsync(file.fileno())
+    temporary = serving / ".current.tmp"
+    temporary.unlink(missing_ok=True)
+    temporary.symlink_to(name, target_is_directory=True)
+    os.replace(temporary, serving / "current")
+    descriptor = os.open(serving, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def _history(serving: Path) -> list[dict[str, Any]]:
+    """Entries, oldest first; a line that a crash cut short is left out."""
+    entries = []
+    path = serving / "history.jsonl"
+    for line in path.read_text().splitlines() if path.is_file() else []:
+        with contextlib.suppress(ValueError):
+            entries.append(json.loads(line))
+    return entries
+
+
+def _remove_old(serving: Path) -> list[str]:
+    """Remove all copies but the KEEP that were current last; returns their names."""
+    copies = {path.name for path in serving.iterdir() if path.is_dir() and re.fullmatch(r"[0-9a-f]{12}", path.name)}
+    latest = list(dict.fromkeys(e["id"] for e in reversed(_history(serving)) if e["id"] in copies))
+    removed = sorted(copies - set(latest[:KEEP]) - {_current(serving)})
+    for name in removed:
+        os.rename(serving / name, serving / f".{name}.old")
+        shutil.rmtree(serving / f".{name}.old")
+    return removed
+
+
+@contextlib.contextmanager
+def _locked(serving: Path) -> Iterator[None]:
+    """Hold `serving/.lock`; remove what a killed process left half-made. Raises WorkFailed naming a living holder."""
+    serving.mkdir(parents=True, exist_ok=True)
+    with (serving / ".lock").open("a+") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            lock.seek(0)
+            raise WorkFailed(f"process {lock.read().strip()} is publishing or rolling back: wait for it.") from error
+        lock.truncate(0)
+        lock.write(str(os.getpid()))
+        lock.flush()
+        for stale in serving.glob(".*.*"):
+            if stale.is_dir() and not stale.is_symlink() and stale.suffix in (".tmp", ".old"):
+                shutil.rmtree(stale)
+        yield

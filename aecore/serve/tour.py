@@ -1,0 +1,59 @@
+"""The `tour`: what the pipeline found, on one screen, and what to try next."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from aecore import artifact, config
+from aecore.search.searcher import Searcher, Source
+
+ROWS = 10
+"""Images shown, one of each label first."""
+NEIGHBOURS = 4
+
+NEXT = """\
+Try next:
+  python -m aecore query PHOTO.png --montage out.png    the nearest images to one of yours
+  python -m aecore query --id {example} --json
+  dvc exp run -S train.recipe=mlp && dvc metrics diff    another autoencoder, measured the same way
+  make ui                                                every run, its curves and reconstructions, in MLflow
+  params.yaml: data.source: folder, data.path: …         your own images"""
+
+
+def tour() -> None:
+    """Print the comparison that `evaluate` wrote, neighbours of test images, and commands worth trying.
+
+    Raises as `Searcher.open` does.
+    """
+    source = Source.find()
+    model = artifact.read_manifest(source.path("model"), "model")
+    searcher = Searcher.open(source.path("index"), source.path("embeddings"), source.path("data"), model)
+    comparison = config.REPORTS / "comparison.md"
+    if comparison.is_file():
+        print(comparison.read_text())
+
+    positions = _one_of_each_label(searcher)
+    ids = searcher.images.ids()[positions]
+    found = searcher.search(searcher.embeddings.rows(positions), NEIGHBOURS + 1)
+    print(f"Neighbours of images that were not trained on, from {source}:")
+    for item_id, neighbours, similarity in zip(ids, found.ids, found.similarity, strict=True):
+        others = [(n, s) for n, s in zip(neighbours, similarity, strict=True) if n != item_id][:NEIGHBOURS]
+        shown = ", ".join(f"{_name(searcher, int(n))} {s:.2f}" for n, s in others)
+        print(f"  {item_id:>19}  {_name(searcher, int(item_id)):<14} ->  {shown}")
+    figures = sorted(config.FIGURES.glob("*.png"))
+    print(f"\nTo look at: {', '.join(map(str, figures))}\n" if figures else "")
+    print(NEXT.format(example=ids[0]))
+
+
+def _one_of_each_label(searcher: Searcher) -> np.ndarray:
+    """Positions of up to ROWS test images, the first of each label where there are labels."""
+    test, labels = searcher.images.positions("test"), searcher.images.labels()
+    if labels is None:
+        return test[:ROWS]
+    _, first = np.unique(labels[test], return_index=True)
+    return test[first][:ROWS]
+
+
+def _name(searcher: Searcher, item_id: int) -> str:
+    item = searcher.item(item_id)
+    return str(item["label_name"] or item["path"])

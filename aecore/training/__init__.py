@@ -1,0 +1,1 @@
+"""Training: one step (engine), the loop (fit), and what survives a kill (checkpoint)."""

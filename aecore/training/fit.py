@@ -1,0 +1,260 @@
+"""The `train` stage: the loop, and the reading and writing around it."""
+
+from __future__ import annotations
+
+import copy
+import csv
+import dataclasses
+import math
+import sys
+import time
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from tqdm import tqdm
+
+from aecore import artifact, config, tracking
+from aecore.config import Runtime, UserError, WorkFailed, require
+from aecore.data.decode import Preparation
+from aecore.data.images import Images
+from aecore.models import autoencoder
+from aecore.models.autoencoder import Autoencoder
+from aecore.models.pca import fit_pca
+from aecore.models.recipe import read_recipe
+from aecore.training.checkpoint import Checkpoint, checkpoint
+from aecore.training.engine import Engine, Feed, choose_device, choose_precision, pixels
+
+EVALUATE = 512
+"""Images a batch when only measuring."""
+GRID = 8
+"""Images in the grid of reconstructions that is logged while training."""
+
+
+@dataclasses.dataclass(frozen=True)
+class TrainConfig:
+    """Section `train`."""
+
+    recipe: str
+    """One of `recipes/*.yaml`."""
+    overrides: dict[str, Any]
+    """Keys of the recipe to change; they win over it."""
+    latent_dim: int
+    """Numbers in a code."""
+    epochs: int
+    """Passes over the training images."""
+    batch_size: int
+    """Images a step."""
+    learning_rate: float
+    """Peak of the schedule."""
+    weight_decay: float
+    """AdamW's decoupled decay."""
+    warmup_epochs: float
+    """Epochs of linear warm-up; a cosine to zero follows."""
+    clip_norm: float
+    """Largest norm of the gradient."""
+    precision: Literal["auto", "fp32", "bf16"]
+    """`auto` takes bf16 where the hardware multiplies in it."""
+
+    def __post_init__(self) -> None:
+        require(self.latent_dim >= 1, "latent_dim", self.latent_dim, "1 or more")
+        require(self.epochs >= 1, "epochs", self.epochs, "1 or more")
+        require(self.batch_size >= 2, "batch_size", self.batch_size, "2 or more")
+        require(self.learning_rate > 0, "learning_rate", self.learning_rate, "more than 0")
+        require(self.weight_decay >= 0, "weight_decay", self.weight_decay, "0 or more")
+        require(self.clip_norm > 0, "clip_norm", self.clip_norm, "more than 0")
+        if not 0 <= self.warmup_epochs < self.epochs:
+            raise UserError(f"warmup_epochs is {self.warmup_epochs}, but epochs is {self.epochs}: make it smaller.")
+
+
+@dataclasses.dataclass
+class History:
+    """What happened, an entry an epoch."""
+
+    train_loss: list[float] = dataclasses.field(default_factory=list)
+    validation_mse: list[float] = dataclasses.field(default_factory=list)
+    learning_rate: list[float] = dataclasses.field(default_factory=list)
+
+    @property
+    def best(self) -> int:
+        """The epoch of lowest validation error, from 0."""
+        return int(np.argmin(self.validation_mse))
+
+
+def fit(
+    model: Autoencoder, images: Images, train: TrainConfig, runtime: Runtime, saved: Checkpoint, run: tracking.Run
+) -> History:
+    """Train `model` in place and leave it with the weights of its best epoch; carry on from `saved` if it holds any.
+
+    Killed and carried on, it ends with the weights it would have had (on a CPU, bit for bit).
+    Raises WorkFailed when the loss is no longer finite.
+    """
+    device = choose_device(runtime)
+    feed = Feed(images, "train", train.batch_size, runtime.seed, device)
+    steps = train.epochs * feed.steps
+    warmup = round(train.warmup_epochs * feed.steps)
+    precision = choose_precision(train.precision, device)
+    engine = Engine(
+        model, device, precision, train.learning_rate, train.weight_decay, train.clip_norm, warmup, steps
+    )
+    history, best, first = History(), copy.deepcopy(model.state_dict()), 0
+    if state := saved.load():
+        history, best, first = _restore(engine, state)
+        tqdm.write(f"carrying on after epoch {first} of {train.epochs}", file=sys.stderr)
+
+    with _bar(first, train.epochs, len(feed.positions), f"train {train.recipe} ({device.type}, {precision})") as bar:
+        for epoch in range(first, train.epochs):
+            model.train()
+            total, seen = torch.zeros((), dtype=torch.float64, device=device), 0
+            for x in feed.epoch(epoch):
+                total += engine.step(x) * len(x)
+                seen += len(x)
+                bar.update(len(x))
+            history.train_loss.append(float(total) / seen)
+            history.validation_mse.append(engine.mse(images, "validation", EVALUATE))
+            history.learning_rate.append(engine.schedule.get_last_lr()[0])
+            if not math.isfinite(history.train_loss[-1] + history.validation_mse[-1]):
+                raise WorkFailed(
+                    f"training stopped in epoch {epoch + 1}: the loss is {history.train_loss[-1]}. "
+                    f"Lower train.learning_rate (it is {train.learning_rate}) or train.clip_norm ({train.clip_norm})."
+                )
+            if history.best == epoch:
+                best = copy.deepcopy(model.state_dict())
+            saved.save(_state(engine, history, best))
+            bar.set_postfix_str(f"epoch {epoch + 1}/{train.epochs}, validation MSE {history.validation_mse[-1]:.5f}")
+            run.log({key: values[-1] for key, values in dataclasses.asdict(history).items()}, step=epoch + 1)
+            if epoch % 10 == 9 or epoch + 1 == train.epochs:
+                run.image(reconstruction_grid(engine, images), "reconstructions", step=epoch + 1)
+    model.load_state_dict(best)
+    return history
+
+
+def solve_pca(model: Autoencoder, images: Images, seed: int) -> bool:
+    """Fill the linear autoencoder with principal components; returns whether they are exact."""
+    positions = images.positions("train")
+
+    def batches() -> Any:
+        for start in range(0, len(positions), EVALUATE):
+            rows = images.rows(positions[start : start + EVALUATE])
+            yield rows.reshape(len(rows), -1).astype(np.float32) / 255
+
+    pca = fit_pca(batches, len(positions), model.latent_dim, seed)
+    mean, components = torch.from_numpy(pca.mean), torch.from_numpy(pca.components)
+    with torch.no_grad():
+        down, up = model.encoder[1], model.decoder[0]  # type: ignore[index]
+        down.weight.copy_(components)
+        down.bias.copy_(-(components @ mean))
+        up.weight.copy_(components.T)
+        up.bias.copy_(mean)
+    return pca.exact
+
+
+def reconstruction_grid(engine: Engine, images: Images) -> np.ndarray:
+    """Originals above reconstructions of the first validation images: uint8 (2 * H, GRID * W, C)."""
+    engine.model.eval()
+    x = pixels(images.rows(images.positions("validation")[:GRID]), engine.device)
+    with torch.inference_mode():
+        rows = torch.stack([x, engine.model(x).reconstruction.clamp(0, 1)])  # (2, n, C, H, W)
+    r, n, c, h, w = rows.shape
+    grid = rows.permute(0, 3, 1, 4, 2).reshape(r * h, n * w, c)
+    return np.asarray((grid * 255).round().byte().cpu().numpy())
+
+
+def main() -> None:
+    """Read `params.yaml` and the prepared data; write the model, its curves and its speed; record the run."""
+    runtime = config.section(Runtime, "run")
+    train = config.section(TrainConfig, "train")
+    track = config.section(tracking.TrackingConfig, "tracking")
+    recipe = read_recipe(train.recipe, train.overrides)
+    images = Images.open()
+    torch.manual_seed(runtime.seed)
+    model = Autoencoder(recipe, images.shape, train.latent_dim)
+    training = dataclasses.asdict(train) | {"seed": runtime.seed, "threads": runtime.threads}
+    parameters = {"run": dataclasses.asdict(runtime), "train": training, "recipe": dataclasses.asdict(recipe)}
+    parameters["data"] = {"digest": images.manifest.digest, **images.manifest.facts["splits"]}
+
+    with (
+        checkpoint({**parameters, "torch": torch.__version__}) as saved,
+        tracking.run("train", parameters, {"aecore.data": images.manifest.digest}, track) as run,
+    ):
+        run.dataset("prepared", images.manifest.digest, "training")
+        started = time.perf_counter()
+        if recipe.architecture == "pca":
+            choose_device(runtime)
+            training["exact"] = solve_pca(model, images, runtime.seed)
+            engine = Engine(model, torch.device("cpu"), "fp32", 1.0, 0.0, 1.0, 0, 1)
+            history = History([engine.mse(images, "train", EVALUATE)], [engine.mse(images, "validation", EVALUATE)], [0.0])
+            run.image(reconstruction_grid(engine, images), "reconstructions", step=1)
+        else:
+            model.normalise_by(*_channel_moments(images))
+            history = fit(model, images, train, runtime, saved, run)
+        seconds = time.perf_counter() - started
+
+        preparation = {field.name: images.manifest.facts[field.name] for field in dataclasses.fields(Preparation)}
+        with artifact.writing(config.MODEL, "model", {"data": images.manifest}) as directory:
+            autoencoder.save(model, directory, preparation, training)
+        manifest = artifact.read_manifest(config.MODEL, "model")
+        summary = {
+            "best_epoch": history.best + 1,
+            "validation_mse": history.validation_mse[history.best],
+            "parameters": sum(p.numel() for p in model.parameters()),
+        }
+        speed = {"seconds": seconds, "images_per_second": len(history.train_loss) * len(images.positions("train")) / seconds}
+        _write_reports(history, summary | speed)
+        run.log({key: float(value) for key, value in (summary | speed).items()})
+        run.model(config.MODEL, manifest, {"validation_mse": summary["validation_mse"]})
+        saved.discard()
+    print(
+        f"trained {train.recipe} ({summary['parameters']:,} parameters) in {seconds:.0f} s: validation MSE "
+        f"{summary['validation_mse']:.5f} at epoch {summary['best_epoch']}; weights {manifest.digest[:12]}"
+    )
+
+
+def _channel_moments(images: Images) -> tuple[torch.Tensor, torch.Tensor]:
+    """Mean and standard deviation of each channel over the training images, each (C,), in [0, 1] units."""
+    positions, channels = images.positions("train"), images.shape[0]
+    count, total, squares = 0, np.zeros(channels), np.zeros(channels)
+    for start in range(0, len(positions), EVALUATE):
+        rows = images.rows(positions[start : start + EVALUATE]).astype(np.float32) / 255
+        count += rows.size // channels
+        total += rows.sum(axis=(0, 2, 3), dtype=np.float64)
+        squares += np.square(rows).sum(axis=(0, 2, 3), dtype=np.float64)
+    mean = total / count
+    scale = np.sqrt(np.maximum(squares / count - mean**2, 0))
+    return torch.from_numpy(mean).float(), torch.from_numpy(scale).float()
+
+
+def _state(engine: Engine, history: History, best: dict[str, torch.Tensor]) -> dict[str, Any]:
+    return {
+        "model": engine.model.state_dict(),
+        "optimiser": engine.optimiser.state_dict(),
+        "schedule": engine.schedule.state_dict(),
+        "best": best,
+        "history": dataclasses.asdict(history),
+    }
+
+
+def _restore(engine: Engine, state: dict[str, Any]) -> tuple[History, dict[str, torch.Tensor], int]:
+    engine.model.load_state_dict(state["model"])
+    engine.optimiser.load_state_dict(state["optimiser"])
+    engine.schedule.load_state_dict(state["schedule"])
+    history = History(**state["history"])
+    return history, state["best"], len(history.train_loss)
+
+
+def _bar(first: int, epochs: int, images: int, description: str) -> tqdm[Any]:
+    return tqdm(
+        total=epochs * images, initial=first * images, desc=description, unit=" images", unit_scale=True,
+        mininterval=0.5 if sys.stderr.isatty() else 10, dynamic_ncols=True,
+    )  # fmt: skip
+
+
+def _write_reports(history: History, summary: dict[str, Any]) -> None:
+    config.REPORTS.mkdir(exist_ok=True)
+    with Path(config.REPORTS / "training.csv").open("w", newline="") as file:
+        table = csv.writer(file)
+        table.writerow(["epoch", *(field.name for field in dataclasses.fields(history))])
+        columns = zip(history.train_loss, history.validation_mse, history.learning_rate, strict=True)
+        table.writerows([epoch, *row] for epoch, row in enumerate(columns, start=1))
+    artifact.write_json(config.REPORTS / "train.json", summary)

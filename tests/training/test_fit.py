@@ -1,0 +1,192 @@
+from __future__ import annotations
+
+import csv
+import json
+import multiprocessing
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from aecore import artifact, cli, config
+from aecore.config import WorkFailed
+from aecore.data.images import Images
+from aecore.models import autoencoder
+from aecore.models.pca import fit_pca
+from aecore.training.checkpoint import checkpoint
+from aecore.training.engine import Feed, warmup_and_cosine
+
+Set = Callable[..., None]
+
+
+def weights() -> bytes:
+    return (config.MODEL / autoencoder.WEIGHTS).read_bytes()
+
+
+def test_the_schedule_warms_up_then_falls_as_a_cosine() -> None:
+    factors = [warmup_and_cosine(step, 4, 20) for step in range(21)]
+    assert factors[:4] == [0.25, 0.5, 0.75, 1.0]
+    assert factors[4] == 1
+    assert factors[12] == pytest.approx(0.5)
+    assert factors[20] == pytest.approx(0)
+
+
+def test_every_epoch_feeds_each_training_image_once(workspace: Path) -> None:
+    images = Images.open()
+    feed = Feed(images, "train", 16, 0, torch.device("cpu"))
+    first, again, second = (torch.cat(list(feed.epoch(e))) for e in (0, 0, 1))
+    expected = images.rows(images.positions("train")).reshape(len(feed.positions), -1)
+    assert torch.equal(first, again)
+    assert not torch.equal(first, second)
+    for fed in (first, second):
+        rows = (fed * 255).round().to(torch.uint8).numpy().reshape(len(fed), -1)
+        left_out = len(expected) - len(rows)
+        assert left_out == (len(expected) % 16 == 1)
+        if not left_out:
+            assert np.array_equal(np.unique(rows, axis=0), np.unique(expected, axis=0))
+
+
+def test_training_twice_gives_the_same_bytes_and_another_seed_others(workspace: Path, set_params: Set) -> None:
+    first = weights()
+    assert cli.main(["train"]) == 0
+    assert weights() == first
+    set_params(run={"seed": 1})
+    assert cli.main(["train"]) == 0
+    assert weights() != first
+
+
+def test_the_curves_and_the_summary_are_written(workspace: Path) -> None:
+    rows = list(csv.DictReader((workspace / "reports/training.csv").open()))
+    summary = json.loads((workspace / "reports/train.json").read_text())
+    assert [row["epoch"] for row in rows] == ["1", "2"]
+    errors = [float(row["validation_mse"]) for row in rows]
+    assert summary["validation_mse"] == min(errors)
+    assert summary["best_epoch"] == errors.index(min(errors)) + 1
+    assert not any("second" in key for key in artifact.read_manifest(config.MODEL, "model").facts)
+
+
+def test_the_best_epoch_is_kept(workspace: Path, set_params: Set) -> None:
+    set_params(train={"epochs": 6, "learning_rate": 0.3, "clip_norm": 1e9})  # far too fast: the curve goes up and down
+    assert cli.main(["train"]) == 0
+    model, _ = autoencoder.load(config.MODEL)
+    images = Images.open()
+    x = torch.from_numpy(images.rows(images.positions("validation"))).float() / 255
+    with torch.inference_mode():
+        error = float((model(x).reconstruction.clamp(0, 1) - x).square().mean())
+    assert error == pytest.approx(json.loads(Path("reports/train.json").read_text())["validation_mse"], rel=1e-4)
+
+
+@pytest.mark.parametrize("after", [1, 3])
+def test_killed_and_run_again_it_ends_with_the_same_weights(workspace: Path, set_params: Set, after: int) -> None:
+    set_params(train={"epochs": 5})
+    assert cli.main(["train"]) == 0
+    expected, curves = weights(), Path("reports/training.csv").read_bytes()
+
+    set_params(train={"epochs": 5})
+    script = (
+        "import os, signal, sys\n"
+        "from aecore import cli\n"
+        "from aecore.training.checkpoint import Checkpoint\n"
+        "save, left = Checkpoint.save, [int(sys.argv[1])]\n"
+        "def killing(self, state):\n"
+        "    save(self, state)\n"
+        "    left[0] -= 1\n"
+        "    if not left[0]:\n"
+        "        os.kill(os.getpid(), signal.SIGKILL)\n"
+        "Checkpoint.save = killing\n"
+        "cli.main(['train'])\n"
+    )
+    (config.MODEL / autoencoder.WEIGHTS).unlink()
+    killed = subprocess.run([sys.executable, "-c", script, str(after)], capture_output=True, text=True)
+    assert killed.returncode == -signal.SIGKILL, killed.stderr
+    again = subprocess.run([sys.executable, "-m", "aecore", "train"], capture_output=True, text=True)
+    assert again.returncode == 0, again.stderr
+    assert f"carrying on after epoch {after} of 5" in again.stderr
+    assert weights() == expected
+    assert Path("reports/training.csv").read_bytes() == curves
+    assert not list(Path(".aecore/checkpoints").glob("*/state.pt"))
+
+
+@pytest.mark.slow
+def test_killed_at_ten_random_moments_it_ends_with_the_same_weights(workspace: Path, set_params: Set) -> None:
+    set_params(train={"epochs": 300})
+    assert cli.main(["train"]) == 0
+    expected = weights()
+    (config.MODEL / autoencoder.WEIGHTS).unlink()
+    rng = np.random.default_rng(0)
+    for _ in range(10):
+        child = subprocess.Popen([sys.executable, "-m", "aecore", "train"], stderr=subprocess.DEVNULL)
+        time.sleep(rng.uniform(2, 8))
+        child.kill()
+        child.wait()
+    assert subprocess.run([sys.executable, "-m", "aecore", "train"], stderr=subprocess.DEVNULL).returncode == 0
+    assert weights() == expected
+
+
+def test_a_loss_that_is_not_finite_stops_with_a_sentence(workspace: Path, set_params: Set, capsys) -> None:
+    before = weights()
+    set_params(train={"learning_rate": 1e30, "clip_norm": 1e30, "warmup_epochs": 0, "recipe": "linear", "overrides": {}})
+    assert cli.main(["train"]) == 1
+    message = capsys.readouterr().err.strip().splitlines()[-1]
+    assert "the loss is" in message
+    assert "train.learning_rate" in message
+    assert weights() == before
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({"latent_dim": 145}, "train.latent_dim is 145, but an image has only 144 values"),
+        ({"latent_dm": 3}, "did you mean 'latent_dim'?"),
+        ({"recipe": "mlpp"}, "did you mean 'mlp'?"),
+        ({"warmup_epochs": 2}, "train.warmup_epochs is 2.0, but epochs is 2"),
+        ({"batch_size": 1}, "train.batch_size is 1; expected 2 or more"),
+        ({"overrides": {"down": None}}, "down is None while architecture is 'conv'"),
+    ],
+)
+def test_a_wrong_parameter_is_refused(workspace: Path, set_params: Set, change, words: str, capsys) -> None:
+    set_params(train=change)
+    assert cli.main(["train"]) == 2
+    assert words in capsys.readouterr().err
+
+
+def test_the_pca_recipe_is_pca(workspace: Path, set_params: Set) -> None:
+    set_params(train={"recipe": "pca", "overrides": {}})
+    assert cli.main(["train"]) == 0
+    images = Images.open()
+    flat = images.rows(images.positions("train")).reshape(-1, 144).astype(np.float32) / 255
+    expected = fit_pca(lambda: [flat], len(flat), 4, 0)
+    model, _ = autoencoder.load(config.MODEL)
+    x = torch.from_numpy(flat[:5].reshape(5, 1, 12, 12))
+    with torch.inference_mode():
+        np.testing.assert_allclose(model.encode(x).numpy(), expected.encode(flat[:5]), atol=1e-5)
+        decoded = model(x).reconstruction.numpy().reshape(5, -1)
+    np.testing.assert_allclose(decoded, expected.decode(expected.encode(flat[:5])), atol=1e-5)
+
+
+def hold(folder: str, ready, done) -> None:
+    os.chdir(folder)
+    with checkpoint({"a": 1}):
+        ready.set()
+        done.wait(30)
+
+
+def test_a_living_owner_is_named(workspace: Path) -> None:
+    spawn = multiprocessing.get_context("spawn")
+    ready, done = spawn.Event(), spawn.Event()
+    child = spawn.Process(target=hold, args=(str(workspace), ready, done))
+    child.start()
+    assert ready.wait(30)
+    with pytest.raises(WorkFailed, match=f"process {child.pid}"), checkpoint({"a": 1}):
+        pass
+    done.set()
+    child.join()
+    with checkpoint({"a": 1}) as free:
+        assert free.load() is None
