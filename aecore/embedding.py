@@ -41,7 +41,7 @@ class Encoder:
     def __init__(
         self, model: Autoencoder, preparation: Preparation, manifest: Manifest, device: torch.device, batch_size: int
     ) -> None:
-        self.model = model.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+        self.model: Autoencoder = model.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.preparation, self.manifest, self.device, self.batch_size = preparation, manifest, device, batch_size
 
     @classmethod

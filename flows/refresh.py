@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import signal
 import sys
 from typing import Any
 
@@ -93,8 +94,11 @@ def main(arguments: list[str] | None = None) -> int:
         "Without PREFECT_API_URL a temporary server is started, which takes some ten seconds.",
     )
     parser.add_argument("--no-publish", dest="publish", action="store_false", help="leave what is served alone")
+    options = parser.parse_args(arguments)
+    # Prefect ends the run and hands SIGTERM on; an ordinary exit then lets its temporary server end too.
+    signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(128 + number))
     try:
-        results = refresh(**vars(parser.parse_args(arguments)))
+        results = refresh(publish=options.publish)
     except (CommandFailed, Locked) as error:
         print(f"refresh: {error}", file=sys.stderr)
         return 2 if isinstance(error, CommandFailed) and error.status == 2 else 1

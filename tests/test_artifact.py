@@ -29,9 +29,14 @@ def test_equal_content_has_an_equal_digest_and_other_content_another(tmp_path: P
 
 def test_an_error_leaves_the_old_artefact_and_nothing_else(tmp_path: Path) -> None:
     before = make(tmp_path / "a")
-    with pytest.raises(OSError, match="no space"), artifact.writing(tmp_path / "a", "data") as directory:
-        (directory / "file.txt").write_text("half")
-        raise OSError("no space")
+
+    def fail() -> None:
+        with artifact.writing(tmp_path / "a", "data") as directory:
+            (directory / "file.txt").write_text("half")
+            raise OSError("no space")
+
+    with pytest.raises(OSError, match="no space"):
+        fail()
     assert artifact.read_manifest(tmp_path / "a", "data") == before
     assert os.listdir(tmp_path) == ["a"]
 
@@ -83,7 +88,7 @@ def test_large_files_are_hashed_only_when_asked(tmp_path: Path, monkeypatch: pyt
 
 
 def test_missing_wrong_kind_and_wrong_schema(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match="there is no model at .*aecore train"):
+    with pytest.raises(UserError, match=r"there is no model at .*aecore train"):
         artifact.read_manifest(tmp_path / "none", "model")
     make(tmp_path / "a")
     with pytest.raises(UserError, match="holds data, where model was expected"):

@@ -93,24 +93,26 @@ def table(comparison: Comparison, titles: Mapping[str, str], k: int) -> list[str
 
 
 def verdicts(comparison: Comparison, titles: Mapping[str, str], k: int) -> list[str]:
-    """Plain sentences: where the model, where the floor is better by more than chance, where neither can be told."""
-    lines = []
+    """Plain sentences: where the model, where the floor is better, where neither can be told.
+
+    Better is a paired difference whose 95 % interval leaves zero out and that the digits shown can show.
+    """
+    model, lines = titles["model"], []
     for floor, differences in comparison.differences.items():
         sides: dict[int, list[str]] = {1: [], -1: [], 0: []}
         for name, (gap, low, high) in differences.items():
             figure = FIGURES[name]
-            winner = figure.better if low > 0 else -figure.better if high < 0 else 0
+            seen = round(abs(gap), figure.digits) > 0
+            winner = figure.better if seen and low > 0 else -figure.better if seen and high < 0 else 0
             change = f"{gap:+.{figure.digits}f} [{low:+.{figure.digits}f}, {high:+.{figure.digits}f}]"
-            sides[winner].append(f"{_titled(name, k)} ({change})")
-        model, other = titles["model"], titles[floor]
-        if sides[-1]:
-            lines.append(f"**{other} wins** over the {model} in {', '.join(sides[-1])}.")
-        else:
-            lines.append(f"{other} wins over the {model} in no figure.")
+            sides[winner].append(f"{_titled(name, k)} ({change})" if winner else _titled(name, k))
+        other = titles[floor]
+        lost = f"**The {model} loses to {other}** in {'; '.join(sides[-1])}."
+        lines.append(lost if sides[-1] else f"The {model} loses to {other} in no figure.")
         if sides[1]:
-            lines.append(f"The {model} is better than {other} in {', '.join(sides[1])}.")
+            lines.append(f"The {model} beats {other} in {'; '.join(sides[1])}.")
         if sides[0]:
-            lines.append(f"Between the {model} and {other} these images cannot tell in {', '.join(sides[0])}.")
+            lines.append(f"The {model} and {other} cannot be told apart in {'; '.join(sides[0])}.")
     return lines
 
 

@@ -7,8 +7,10 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
-from matplotlib.axes import Axes
+from matplotlib.colors import Normalize
 from matplotlib.figure import Figure
+from matplotlib.image import AxesImage
+from matplotlib.patches import Rectangle
 from matplotlib.ticker import MaxNLocator
 
 INK, GREY, RIGHT, WRONG = "#222222", "#8a8f98", "#1a9850", "#d73027"
@@ -27,18 +29,18 @@ def reconstructions(
 
     `originals` and each of `rows` (its name, float32 (n, C, H, W) in [0, 1]); `names`: what each image shows.
     """
-    figure, axes = _grid(len(rows) + 1, len(originals), "Test images and their reconstructions", 1.05)
+    sheet = _Sheet(len(rows) + 1, originals, "Test images and their reconstructions", cell=1.0, below=0.18)
     for column, original in enumerate(originals):
-        _image(axes[0][column], original)
+        sheet.image(0, column, original)
         if names is not None:
-            axes[0][column].set_title(_short(names[column]), fontsize=8, color=INK)
+            sheet.heading(column, _short(names[column]), INK)
         for row, (_, images) in enumerate(rows, start=1):
-            _image(axes[row][column], images[column])
+            sheet.image(row, column, images[column])
             error = float(np.square(images[column] - original).mean())
-            axes[row][column].set_xlabel(f"MSE {error:.4f}", fontsize=7, color=GREY, labelpad=2)
+            sheet.caption(row, column, f"MSE {error:.4f}")
     for row, name in enumerate(["original", *(name for name, _ in rows)]):
-        _row_name(axes[row][0], name)
-    return figure
+        sheet.name(row, name)
+    return sheet.figure
 
 
 def neighbours(queries: np.ndarray, found: np.ndarray, names: Sequence[str] | None, right: np.ndarray | None) -> Figure:
@@ -50,17 +52,16 @@ def neighbours(queries: np.ndarray, found: np.ndarray, names: Sequence[str] | No
     title = "Test images and their nearest neighbours in the training split"
     if right is not None:
         title += f"\ngreen: the same label ({right.mean():.0%} of these); red: another"
-    figure, axes = _grid(len(queries), found.shape[1] + 1, title, 0.9)
+    sheet = _Sheet(len(queries), np.concatenate([found[0][:1], found[0]]), title, cell=0.85, below=0.02)
     for row, query in enumerate(queries):
-        _image(axes[row][0], query, INK, 2.0)
-        _row_name(axes[row][0], _short(names[row]) if names is not None else f"query {row + 1}")
-        for column, image in enumerate(found[row]):
-            colour = GREY if right is None else RIGHT if right[row, column] else WRONG
-            _image(axes[row][column + 1], image, colour, 2.2)
-    axes[0][0].set_title("query", fontsize=8, color=INK)
-    for column in range(found.shape[1]):
-        axes[0][column + 1].set_title(str(column + 1), fontsize=8, color=GREY)
-    return figure
+        sheet.image(row, 0, query, INK)
+        sheet.name(row, _short(names[row]) if names is not None else f"query {row + 1}")
+        for column, image in enumerate(found[row], start=1):
+            sheet.image(row, column, image, GREY if right is None else RIGHT if right[row, column - 1] else WRONG)
+    sheet.heading(0, "query", INK)
+    for column in range(1, found.shape[1] + 1):
+        sheet.heading(column, str(column), GREY)
+    return sheet.figure
 
 
 def scatter(places: np.ndarray, groups: np.ndarray, names: Sequence[str], title: str) -> Figure:
@@ -92,36 +93,35 @@ def scatter(places: np.ndarray, groups: np.ndarray, names: Sequence[str], title:
 
 def clusters(rows: Sequence[np.ndarray], captions: Sequence[str], title: str) -> Figure:
     """A row a cluster: its medoid, framed, and the nearest others; `rows` uint8 (m, C, H, W), m may differ."""
-    figure, axes = _grid(len(rows), max(len(row) for row in rows), title, 0.8)
+    sheet = _Sheet(len(rows), max(rows, key=len), title, cell=0.8, below=0.04)
     for row, (images, caption) in enumerate(zip(rows, captions, strict=True)):
-        for column, cell in enumerate(axes[row]):
-            if column < len(images):
-                _image(cell, images[column], INK if column == 0 else None, 2.0)
-            else:
-                cell.set_axis_off()
-        _row_name(axes[row][0], caption)
-    axes[0][0].set_title("medoid", fontsize=8, color=INK)
-    return figure
+        for column, image in enumerate(images):
+            sheet.image(row, column, image, INK if column == 0 else None)
+        sheet.name(row, caption)
+    sheet.heading(0, "medoid", INK)
+    return sheet.figure
 
 
 def training(curves: dict[str, np.ndarray]) -> Figure:
     """Training loss, validation error (its best epoch marked) and learning rate, an entry an epoch."""
     figure = Figure(figsize=(9.6, 3.4), layout="constrained")
     epochs, validation = curves["epoch"], curves["validation_mse"]
-    mark = "o" if len(epochs) == 1 else ""
+    alone = len(epochs) == 1
     panels = (
         ("train_loss", "Training loss", "#4e79a7"),
         ("validation_mse", "Validation MSE", "#e15759"),
         ("learning_rate", "Learning rate", "#59a14f"),
     )
     for axes, (name, title, colour) in zip(figure.subplots(1, 3), panels, strict=True):
-        axes.plot(epochs, curves[name], color=colour, linewidth=1.8, marker=mark)
+        axes.plot(epochs, curves[name], color=colour, linewidth=1.8, marker="o" if alone else "")
         axes.set_title(title, fontsize=10, color=INK, loc="left")
         axes.set_xlabel("epoch", fontsize=8, color=GREY)
         axes.tick_params(labelsize=8, colors=GREY)
         axes.grid(alpha=0.25)
         axes.spines[["top", "right"]].set_visible(False)
-        axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+        axes.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
+        if alone:
+            axes.set_xlim(epochs[0] - 1, epochs[0] + 1)
         if name != "learning_rate" and np.ptp(curves[name]) > 0 and curves[name].min() > 0:
             axes.set_yscale("log")
         if name == "validation_mse":
@@ -142,26 +142,60 @@ def save(figure: Figure, path: Path) -> None:
     os.replace(temporary, path)
 
 
-def _grid(rows: int, columns: int, title: str, cell: float) -> tuple[Figure, list[list[Axes]]]:
-    figure = Figure(figsize=(columns * cell + 1.9, rows * (cell + 0.12) + 0.9))
-    figure.set_layout_engine("constrained", w_pad=0.02, h_pad=0.02, wspace=0.0, hspace=0.0)
-    figure.suptitle(title, fontsize=12, color=INK)
-    return figure, figure.subplots(rows, columns, squeeze=False).tolist()
+class _Sheet:
+    """Rows of small images on one Axes in inches: a hundred Axes would take seconds to lay out."""
 
+    MARGIN, GAP, TITLE, HEADING, NAMES = 0.12, 0.07, 0.28, 0.26, 1.15
 
-def _image(axes: Axes, image: np.ndarray, frame: str | None = None, width: float = 0.0) -> None:
-    """Draw (C, H, W), uint8 or float in [0, 1], grey or colour."""
-    top = 255 if image.dtype == np.uint8 else 1
-    pixels = image[0] if len(image) == 1 else image.transpose(1, 2, 0)
-    axes.imshow(pixels, cmap="gray", vmin=0, vmax=top, interpolation="nearest")
-    axes.set(xticks=[], yticks=[])
-    axes.spines[:].set_visible(frame is not None)
-    if frame is not None:
-        axes.spines[:].set(color=frame, linewidth=width)
+    def __init__(self, rows: int, across: np.ndarray, title: str, cell: float, below: float) -> None:
+        """`rows` of as many images as `across` (n, C, H, W), `cell` inches wide, each with `below` inches for words."""
+        columns, _, height, width = across.shape
+        self.size = (cell, cell * height / width)
+        self.pitch = (cell + self.GAP, self.size[1] + self.GAP + below)
+        lines = 1 + title.count("\n")
+        self.corner = (self.MARGIN + self.NAMES, self.MARGIN + self.TITLE * lines + self.HEADING)
+        total = (
+            max(self.corner[0] + columns * self.pitch[0] - self.GAP + self.MARGIN, 6.6),
+            self.corner[1] + rows * self.pitch[1] - self.GAP + self.MARGIN,
+        )
+        self.figure = Figure(figsize=total)
+        self.axes = self.figure.add_axes((0, 0, 1, 1))
+        self.axes.set(xlim=(0, total[0]), ylim=(total[1], 0))
+        self.axes.set_axis_off()
+        self.axes.text(total[0] / 2, self.MARGIN, title, fontsize=12, color=INK, ha="center", va="top")
 
+    def place(self, row: int, column: int) -> tuple[float, float]:
+        """Inches of a cell's upper left corner."""
+        return self.corner[0] + column * self.pitch[0], self.corner[1] + row * self.pitch[1]
 
-def _row_name(axes: Axes, name: str) -> None:
-    axes.set_ylabel(name, rotation=0, ha="right", va="center", fontsize=9, color=INK, labelpad=8)
+    def image(self, row: int, column: int, image: np.ndarray, frame: str | None = None) -> None:
+        """Draw (C, H, W), uint8 or float in [0, 1], grey or colour."""
+        (left, top), (width, height) = self.place(row, column), self.size
+        shown = AxesImage(
+            self.axes, cmap="gray", norm=Normalize(0, 255 if image.dtype == np.uint8 else 1), interpolation="nearest",
+            extent=(left, left + width, top + height, top), origin="upper",
+        )  # fmt: skip
+        shown.set_data(image[0] if len(image) == 1 else image.transpose(1, 2, 0))
+        self.axes.add_image(shown)
+        if frame is not None:
+            self.axes.add_patch(Rectangle((left, top), width, height, fill=False, edgecolor=frame, linewidth=2.2))
+
+    def heading(self, column: int, text: str, colour: str) -> None:
+        """Write above a column."""
+        left, top = self.place(0, column)
+        self.axes.text(left + self.size[0] / 2, top - 0.06, text, fontsize=8, color=colour, ha="center", va="bottom")
+
+    def caption(self, row: int, column: int, text: str) -> None:
+        """Write below an image."""
+        left, top = self.place(row, column)
+        self.axes.text(
+            left + self.size[0] / 2, top + self.size[1] + 0.03, text, fontsize=7, color=GREY, ha="center", va="top"
+        )
+
+    def name(self, row: int, text: str) -> None:
+        """Write before a row."""
+        left, top = self.place(row, 0)
+        self.axes.text(left - 0.1, top + self.size[1] / 2, text, fontsize=9, color=INK, ha="right", va="center")
 
 
 def _short(name: str, most: int = 14) -> str:

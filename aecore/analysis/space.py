@@ -66,7 +66,7 @@ class Space:
     def nearest(self, queries: np.ndarray, positions: np.ndarray, k: int) -> np.ndarray:
         """The min(k, n) nearest of `positions` to each comparable query, nearest first: positions (q, k)."""
         found = [leading(scores, k) for _, scores in self.scores(queries, positions)]
-        return positions[np.concatenate(found)]
+        return np.asarray(positions[np.concatenate(found)])
 
 
 def affinity(queries: np.ndarray, vectors: np.ndarray, metric: Metric) -> np.ndarray:

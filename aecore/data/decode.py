@@ -20,9 +20,11 @@ from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import Image, UnidentifiedImageError
 
 Fit = Literal["crop", "pad", "stretch"]
+Box = tuple[float, float, float, float]
+"""Left, top, right, bottom in pixels."""
 
 FORMATS = {
     "PNG": (".png", ".apng"),
@@ -54,7 +56,8 @@ _UPRIGHT = {
     7: Image.Transpose.TRANSVERSE,
     8: Image.Transpose.ROTATE_90,
 }
-_FILTER = Image.Resampling.LANCZOS
+_TURNED = (5, 6, 7, 8)
+"""Orientations that exchange width and height."""
 
 logging.getLogger("PIL").addHandler(logging.NullHandler())
 
@@ -113,14 +116,13 @@ def decode(data: bytes, preparation: Preparation) -> Decoded:
         try:
             with Image.open(io.BytesIO(data), formats=_formats()) as image:
                 width, height = image.size
+                box: Box = (0, 0, width, height)
                 if width * height > preparation.max_pixels:
                     raise Undecodable(f"{width} x {height} pixels, above prepare.max_pixels {preparation.max_pixels}")
-                if image.format in (
-                    "JPEG",
-                    "MPO",
-                ):  # decode at 1/2, 1/4 or 1/8 where that still holds twice the size asked for
+                if image.format in ("JPEG", "MPO"):  # at 1/2, 1/4 or 1/8, where that still holds twice the size wanted
                     side = 2 * max(preparation.height, preparation.width)
-                    image.draft("L" if preparation.channels == 1 else "RGB", (side, side))
+                    drafted = image.draft("L" if preparation.channels == 1 else "RGB", (side, side))
+                    box = drafted[1] if drafted else box
                 image.load()
                 orientation = _orientation(image)
                 picture = _eight_bit(image, preparation.channels)
@@ -130,11 +132,8 @@ def decode(data: bytes, preparation: Preparation) -> Decoded:
             raise
         except Exception as error:  # damaged files make the decoders raise nearly anything
             raise Undecodable(f"damaged: {_message(error)}") from error
-    if orientation in _UPRIGHT:
-        picture = picture.transpose(_UPRIGHT[orientation])
-    if orientation in (5, 6, 7, 8):
-        width, height = height, width
-    return Decoded(_pixels(picture, preparation), width, height)
+    pixels = _pixels(picture, box, orientation, preparation)
+    return Decoded(pixels, *((height, width) if orientation in _TURNED else (width, height)))
 
 
 def prepare_array(array: np.ndarray, preparation: Preparation) -> Decoded:
@@ -150,7 +149,7 @@ def prepare_array(array: np.ndarray, preparation: Preparation) -> Decoded:
     if width * height > preparation.max_pixels:
         raise Undecodable(f"{width} x {height} pixels, above prepare.max_pixels {preparation.max_pixels}")
     picture = _eight_bit(Image.fromarray(np.ascontiguousarray(array)), preparation.channels)
-    return Decoded(_pixels(picture, preparation), width, height)
+    return Decoded(_pixels(picture, (0, 0, width, height), 1, preparation), width, height)
 
 
 @functools.cache
@@ -179,16 +178,27 @@ def _eight_bit(image: Image.Image, channels: int) -> Image.Image:
     return image if image.mode == mode else image.convert(mode)
 
 
-def _pixels(picture: Image.Image, preparation: Preparation) -> np.ndarray:
-    """Bring an `L` or `RGB` picture to its size, as uint8 (C, H, W)."""
-    size = preparation.width, preparation.height
-    if picture.size != size:
-        if preparation.fit == "crop":
-            picture = ImageOps.fit(picture, size, _FILTER)
-        elif preparation.fit == "pad":
-            picture = ImageOps.pad(picture, size, _FILTER, color=0)
-        else:
-            picture = picture.resize(size, _FILTER)
+def _pixels(picture: Image.Image, box: Box, orientation: int, preparation: Preparation) -> np.ndarray:
+    """Bring the `box` of an `L` or `RGB` picture, not upright yet, to its size: uint8 (C, H, W).
+
+    A JPEG decoded at a reduced scale ends in a fraction of a pixel, so the sides of the box need not be whole.
+    """
+    width, height = box[2], box[3]
+    target = preparation.width, preparation.height
+    w, h = target[::-1] if orientation in _TURNED else target
+    if preparation.fit == "crop":
+        part_width, part_height = min(width, height * w / h), min(height, width * h / w)
+        left, top = (width - part_width) / 2, (height - part_height) / 2
+        box = (left, top, min(width, left + part_width), min(height, top + part_height))
+    elif preparation.fit == "pad":
+        scale = min(w / width, h / height)
+        w, h = max(1, round(width * scale)), max(1, round(height * scale))
+    picture = picture.resize((w, h), Image.Resampling.LANCZOS, box)
+    if orientation in _UPRIGHT:
+        picture = picture.transpose(_UPRIGHT[orientation])
+    if picture.size != target:
+        inner, picture = picture, Image.new(picture.mode, target)
+        picture.paste(inner, ((target[0] - inner.width) // 2, (target[1] - inner.height) // 2))
     pixels = np.asarray(picture)
     return np.ascontiguousarray(pixels[None] if pixels.ndim == 2 else pixels.transpose(2, 0, 1))
 

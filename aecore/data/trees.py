@@ -6,6 +6,8 @@ whose suffix is not an image's is listed as rejected but not held against the da
 
 from __future__ import annotations
 
+import bz2
+import gzip
 import lzma
 import os
 import stat
@@ -15,6 +17,7 @@ import zlib
 from collections.abc import Iterator, Sequence
 from functools import partial
 from pathlib import Path, PurePosixPath
+from typing import IO, cast
 
 from aecore.config import UserError
 from aecore.data.decode import SUFFIXES
@@ -45,6 +48,8 @@ UNREAD_SUFFIXES = frozenset(
 )
 """Images by their name, in formats that are not read: rejected, and counted as such."""
 ARCHIVE_SUFFIXES = (".zip", ".tar", ".tar.gz", ".tgz", ".tar.xz", ".txz", ".tar.bz2", ".tbz2")
+COMPRESSIONS = {b"\x1f\x8b": gzip.GzipFile, b"BZh": bz2.BZ2File, b"\xfd7zXZ\0": lzma.LZMAFile}
+"""How a compressed tar begins."""
 PASSED_OVER = frozenset({"__MACOSX", "Thumbs.db", "desktop.ini"})
 ARCHIVE_ERRORS = (zipfile.BadZipFile, tarfile.TarError, zlib.error, lzma.LZMAError, EOFError)
 READ_ERRORS = (Unreadable, OSError, RuntimeError, NotImplementedError, zipfile.BadZipFile, zlib.error, lzma.LZMAError,
@@ -197,7 +202,7 @@ def _zip_entries(file: Path, batch: str, limit: int) -> Iterator[Entry]:
 def _tar_entries(file: Path, batch: str, limit: int) -> Iterator[Entry]:
     """Read a tar from front to back, once: a compressed one cannot be read in any other order."""
     try:
-        with tarfile.open(file, mode="r|*") as opened:
+        with _open_tar(file) as raw, tarfile.open(fileobj=raw, mode="r|") as opened:
             for member in opened:
                 if not member.isfile() or any(map(_hidden, PurePosixPath(member.name).parts)):
                     continue
@@ -213,24 +218,27 @@ def _tar_entries(file: Path, batch: str, limit: int) -> Iterator[Entry]:
                         raise EOFError(f"{name} ends early")
                     entry = Entry(name, batch, partial(bytes, data), _counts(name))
                 yield entry
+            while raw.read(2**20):  # a compressed stream that was cut says so at its end
+                pass
     except (*ARCHIVE_ERRORS, OSError) as error:
         raise _damaged(file, error) from error
-    _require_end(file)
+
+
+def _open_tar(file: Path) -> IO[bytes]:
+    with file.open("rb") as raw:
+        start = raw.read(6)
+        for magic, opener in COMPRESSIONS.items():
+            if start.startswith(magic):
+                return cast(IO[bytes], opener(file))
+        raw.seek(-min(512, raw.seek(0, os.SEEK_END)), os.SEEK_END)
+        if raw.read().strip(b"\0"):  # tarfile takes one that was cut between two files for a whole one
+            raise EOFError("a whole tar ends in zeros")
+    return file.open("rb")
 
 
 def _refuse_size(size: int, limit: int) -> bytes:
     _check_size(size, limit)
     return b""
-
-
-def _require_end(file: Path) -> None:
-    """`tarfile` takes a tar cut between two headers for a whole one; a whole one ends in 512 zero bytes."""
-    with file.open("rb") as raw:
-        if raw.read(2) in (b"\x1f\x8b", b"BZ", b"\xfd7"):
-            return  # gzip, bzip2 and xz carry their own end
-        raw.seek(-512, os.SEEK_END)
-        if raw.read().strip(b"\0"):
-            raise _damaged(file, "it ends early")
 
 
 def _inside(name: str, batch: str) -> str:

@@ -42,7 +42,9 @@ class Autoencoder(nn.Module):
                 f"train.latent_dim is {latent_dim}, but an image has only {math.prod(shape)} values "
                 f"(prepare.channels {channels} x prepare.size {height} x {width}): choose a smaller latent_dim."
             )
-        self.recipe, self.shape, self.latent_dim = recipe, shape, latent_dim
+        self.recipe: Recipe = recipe
+        self.shape: Shape = shape
+        self.latent_dim: int = latent_dim
         self.encoder, self.decoder = ARCHITECTURES[recipe.architecture](recipe, shape, latent_dim)
         self.register_buffer("mean", torch.zeros(shape[0], 1, 1))
         self.register_buffer("scale", torch.ones(shape[0], 1, 1))

@@ -48,7 +48,9 @@ def fit_pca(batches: Batches, count: int, dim: int, seed: int) -> Pca:
     mean = np.asarray(total / count)
     pixels = mean.size
     if dim > min(count, pixels):
-        raise UserError(f"{dim} principal components were asked of {count} images of {pixels} values; lower latent_dim.")
+        raise UserError(
+            f"{dim} principal components were asked of {count} images of {pixels} values; lower latent_dim."
+        )
     if pixels <= EXACT:
         covariance = np.zeros((pixels, pixels))
         for batch in batches():

@@ -20,7 +20,7 @@ from aecore.embedding import Embeddings
 INDEX_FILE = "index.faiss"
 CENTER_FILE = "center.npy"
 
-BLOCK = 65_536
+BLOCK = 8_192
 """Codes in memory at a time, besides the index itself."""
 QUERIES = 1_000
 """At most this many queries behind a recall."""
@@ -28,6 +28,8 @@ POINTS_PER_LIST = 39
 """FAISS's own minimum of training points for a list of an inverted file."""
 SAMPLE_PER_LIST = 64
 """Training points taken for a list, at most."""
+
+NOT_FINITE = "the embeddings hold values that are not finite: train again with a lower train.learning_rate."
 
 Metric = Literal["cosine", "l2"]
 Shards = Callable[[], Iterator[tuple[int, np.ndarray]]]
@@ -144,7 +146,7 @@ def build(
     training = splits["train"] if len(splits["train"]) else np.arange(count)
     center = center_of(shards, training)
     if not np.isfinite(center).all():
-        raise WorkFailed("the embeddings hold values that are not finite: train again with a lower learning rate.")
+        raise WorkFailed(NOT_FINITE)
     coded = _coded(shards, center, metric)
     random = np.random.default_rng(runtime.seed)
 
@@ -239,10 +241,10 @@ def _coded(shards: Shards, center: np.ndarray, metric: Metric) -> Shards:
     def blocks() -> Iterator[tuple[int, np.ndarray]]:
         for first, shard in shards():
             for start in range(0, len(shard), BLOCK):
-                block = codes(np.asarray(shard[start : start + BLOCK]), center, metric)
+                block = np.asarray(shard[start : start + BLOCK])
                 if not np.isfinite(block).all():
-                    raise WorkFailed("the embeddings hold values that are not finite: run `python -m aecore embed`.")
-                yield first + start, block
+                    raise WorkFailed(NOT_FINITE)
+                yield first + start, codes(block, center, metric)
 
     return blocks
 

@@ -84,7 +84,7 @@ class Engine:
         warmup_steps: int,
         steps: int,
     ) -> None:
-        self.model = model.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+        self.model: Autoencoder = model.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.device, self.clip_norm = device, clip_norm
         self.loss = LOSSES[model.recipe.loss]
         self.autocast = torch.autocast(device.type, dtype=torch.bfloat16, enabled=precision == "bf16")
@@ -101,7 +101,7 @@ class Engine:
             output = self.model(x)
         loss = self.loss(output.reconstruction, x)
         self.optimiser.zero_grad(set_to_none=True)
-        loss.backward()
+        loss.backward()  # type: ignore[no-untyped-call]
         nn.utils.clip_grad_norm_(self.model.parameters(), self.clip_norm)
         self.optimiser.step()
         self.schedule.step()

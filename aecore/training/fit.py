@@ -95,9 +95,7 @@ def fit(
     steps = train.epochs * feed.steps
     warmup = round(train.warmup_epochs * feed.steps)
     precision = choose_precision(train.precision, device)
-    engine = Engine(
-        model, device, precision, train.learning_rate, train.weight_decay, train.clip_norm, warmup, steps
-    )
+    engine = Engine(model, device, precision, train.learning_rate, train.weight_decay, train.clip_norm, warmup, steps)
     history, best, first = History(), copy.deepcopy(model.state_dict()), 0
     if state := saved.load():
         history, best, first = _restore(engine, state)
@@ -113,7 +111,7 @@ def fit(
                 bar.update(len(x))
             history.train_loss.append(float(total) / seen)
             history.validation_mse.append(engine.mse(images, "validation", EVALUATE))
-            history.learning_rate.append(engine.schedule.get_last_lr()[0])
+            history.learning_rate.append(float(engine.schedule.get_last_lr()[0]))
             if not math.isfinite(history.train_loss[-1] + history.validation_mse[-1]):
                 raise WorkFailed(
                     f"training stopped in epoch {epoch + 1}: the loss is {history.train_loss[-1]}. "
@@ -184,7 +182,9 @@ def main() -> None:
             choose_device(runtime)
             training["exact"] = solve_pca(model, images, runtime.seed)
             engine = Engine(model, torch.device("cpu"), "fp32", 1.0, 0.0, 1.0, 0, 1)
-            history = History([engine.mse(images, "train", EVALUATE)], [engine.mse(images, "validation", EVALUATE)], [0.0])
+            history = History(
+                [engine.mse(images, "train", EVALUATE)], [engine.mse(images, "validation", EVALUATE)], [0.0]
+            )
             run.image(reconstruction_grid(engine, images), "reconstructions", step=1)
         else:
             model.normalise_by(*_channel_moments(images))
@@ -200,7 +200,10 @@ def main() -> None:
             "validation_mse": history.validation_mse[history.best],
             "parameters": sum(p.numel() for p in model.parameters()),
         }
-        speed = {"seconds": seconds, "images_per_second": len(history.train_loss) * len(images.positions("train")) / seconds}
+        speed = {
+            "seconds": seconds,
+            "images_per_second": len(history.train_loss) * len(images.positions("train")) / seconds,
+        }
         _write_reports(history, summary | speed)
         run.log({key: float(value) for key, value in (summary | speed).items()})
         run.model(config.MODEL, manifest, {"validation_mse": summary["validation_mse"]})

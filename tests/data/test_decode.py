@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import contextlib
 import io
 import struct
 import warnings
@@ -190,10 +191,8 @@ def test_undecodable(data: bytes, reason: str) -> None:
 def test_a_file_cut_anywhere_is_decoded_or_refused(kind: str) -> None:
     data = encoded(picture(24, 24), kind)
     for end in range(0, len(data), max(1, len(data) // 60)):
-        try:
+        with contextlib.suppress(Undecodable):
             assert decode(data[:end], GREY).pixels.shape == (1, 8, 8)
-        except Undecodable as error:
-            assert str(error)
 
 
 def test_every_format_is_known_to_pil() -> None:

@@ -12,10 +12,11 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from aecore.config import UserError, build
-from aecore.data.arrays import read_images, read_labels, write_idx
+from aecore.config import UserError, WorkFailed, build
+from aecore.data.arrays import BUNDLED_FILES, read_images, read_labels, write_idx
+from aecore.data.decode import content_hash, content_id
 from aecore.data.entry import Entry, Unreadable
-from aecore.data.fetch import choose_bundle, fetch, make_bundle
+from aecore.data.fetch import DEBIAN, choose_bundle, fetch, make_bundle
 from aecore.data.sources import SourceConfig, open_source
 from aecore.data.trees import folder_labels
 
@@ -366,3 +367,24 @@ def test_torchvision_that_is_not_there(tmp_path: Path) -> None:
         entries("torchvision:cifar10", tmp_path)
     with pytest.raises(UserError, match="cannot be downloaded"):
         entries("torchvision:ImageNet", tmp_path)
+
+
+def test_a_failed_download_names_the_other_way(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def offline(name: str, path: Path, *, download: bool) -> None:
+        raise UserError("torchvision cannot bring FashionMNIST")
+
+    monkeypatch.setattr("aecore.data.fetch.torchvision_parts", offline)
+    with pytest.raises(WorkFailed, match="apt install dataset-fashion-mnist"):
+        fetch(SourceConfig("fashion_mnist", str(tmp_path / "data"), False), tmp_path / "no package")
+    assert list((tmp_path / "data").iterdir()) == []
+
+
+@pytest.mark.skipif(not DEBIAN.is_dir(), reason="the package dataset-fashion-mnist is not installed")
+def test_the_bundle_follows_its_rule() -> None:
+    def ids(file: Path) -> np.ndarray:
+        return np.array([content_id(content_hash(image)) for image in read_images(file)])
+
+    labels, every = read_labels(DEBIAN / "train-labels-idx1-ubyte.gz"), ids(DEBIAN / "train-images-idx3-ubyte.gz")
+    places = choose_bundle(labels, every, 1000)
+    np.testing.assert_array_equal(ids(BUNDLE / BUNDLED_FILES[0]), every[places])
+    np.testing.assert_array_equal(read_labels(BUNDLE / BUNDLED_FILES[1]), labels[places])

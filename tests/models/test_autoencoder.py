@@ -48,7 +48,9 @@ def test_shapes_reload_and_batch_independence(name: str, shape: tuple[int, int, 
     autoencoder.save(model, tmp_path, {"height": shape[1]}, {"seed": 0})
     loaded, configuration = autoencoder.load(tmp_path)
     assert configuration["preparation"] == {"height": shape[1]}
-    assert all(torch.equal(a, b) for a, b in zip(model.state_dict().values(), loaded.state_dict().values(), strict=True))
+    assert all(
+        torch.equal(a, b) for a, b in zip(model.state_dict().values(), loaded.state_dict().values(), strict=True)
+    )
     assert torch.equal(loaded.encode(x), output.code)
     first = (tmp_path / autoencoder.WEIGHTS).read_bytes()
     autoencoder.save(model, tmp_path, {"height": shape[1]}, {"seed": 0})

@@ -14,7 +14,9 @@ from aecore.models.pca import fit_pca
 def vectors(count: int, pixels: int, rank: int = 12) -> np.ndarray:
     rng = np.random.default_rng(0)
     spectrum = 0.7 ** np.arange(rank)
-    return (rng.standard_normal((count, rank)) * spectrum @ rng.standard_normal((rank, pixels)) + 0.3).astype(np.float32)
+    return (rng.standard_normal((count, rank)) * spectrum @ rng.standard_normal((rank, pixels)) + 0.3).astype(
+        np.float32
+    )
 
 
 def in_batches(x: np.ndarray) -> pca.Batches:

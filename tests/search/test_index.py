@@ -81,7 +81,9 @@ def test_very_long_and_very_short_vectors_keep_their_direction() -> None:
 
 def test_center_is_the_mean_of_the_training_split(small_blocks: None) -> None:
     vectors, splits = clustered(2000), thirds(2000)
-    built = build(in_shards(vectors, (5, 995, 1000)), random_ids(2000), splits, IndexConfig("cosine", 2000, 0.9), RUNTIME)
+    built = build(
+        in_shards(vectors, (5, 995, 1000)), random_ids(2000), splits, IndexConfig("cosine", 2000, 0.9), RUNTIME
+    )
     np.testing.assert_allclose(built.center, vectors[splits["train"]].mean(axis=0, dtype=np.float64), rtol=1e-6)
 
 
@@ -124,8 +126,9 @@ def test_recall_of_an_inverted_file_is_what_numpy_counts(metric: index.Metric, s
 
 def test_nprobe_is_the_smallest_power_of_two_that_reaches_the_target() -> None:
     vectors, ids, splits = clustered(4000), random_ids(4000), thirds(4000)
-    asked = {recall: build(in_shards(vectors, (4000,)), ids, splits, IndexConfig("l2", 0, recall), RUNTIME).facts["nprobe"]
-             for recall in (0.1, 0.9, 1.0)}  # fmt: skip
+    shards, asked = in_shards(vectors, (4000,)), {}
+    for recall in (0.1, 0.9, 1.0):
+        asked[recall] = build(shards, ids, splits, IndexConfig("l2", 0, recall), RUNTIME).facts["nprobe"]
     assert asked[0.1] < asked[0.9] < asked[1.0]
     assert all(nprobe & (nprobe - 1) == 0 for nprobe in asked.values())
 
@@ -160,7 +163,9 @@ def test_a_recall_below_the_limit_is_refused() -> None:
 
 @pytest.mark.parametrize("exact_below", [0, 100])
 @pytest.mark.parametrize("count", [1, 2, 30])
-@pytest.mark.parametrize("empty", [(), ("validation",), ("test",), ("validation", "test"), ("train", "validation", "test")])
+@pytest.mark.parametrize(
+    "empty", [(), ("validation",), ("test",), ("validation", "test"), ("train", "validation", "test")]
+)
 def test_few_images_and_empty_splits(count: int, exact_below: int, empty: tuple[str, ...]) -> None:
     splits = {name: np.array([], np.int64) if name in empty else at for name, at in thirds(count).items()}
     built = build(in_shards(clustered(count), (count,)), random_ids(count), splits,

@@ -23,13 +23,13 @@ SIZES = (250, 150, 100)
 COUNT, DIM = sum(SIZES), 6
 
 
-def write(root: Path, vectors: np.ndarray, metric: Any = "cosine", exact_below: int = 10**6, model: str = "a" * 64) -> None:
+def write(root: Path, vectors: np.ndarray, metric: Any = "cosine", exact_below: int = 10**6, fit: str = "crop") -> None:
     """Write data, embeddings and index artefacts of random images with the codes `vectors` into `root`."""
     rng = np.random.default_rng(2)
     ids = rng.choice(2**63 - 1, COUNT, replace=False)
     kind = np.arange(COUNT) % 10
     splits = {"test": kind < 2, "validation": kind == 2, "train": kind > 2}
-    facts: dict[str, Any] = {"count": COUNT, "channels": 1, "height": 3, "width": 3, "fit": "crop", "labels": ["x", "y"],
+    facts: dict[str, Any] = {"count": COUNT, "channels": 1, "height": 3, "width": 3, "fit": fit, "labels": ["x", "y"],
                              "shards": list(SIZES), "splits": {}, "aliases": 0, "rejected": 0}  # fmt: skip
     table = {
         "id": ids, "path": [f"{i}.png" for i in range(COUNT)], "batch": [""] * COUNT,
@@ -41,7 +41,7 @@ def write(root: Path, vectors: np.ndarray, metric: Any = "cosine", exact_below: 
             np.save(directory / f"images-{number:05d}.npy", rng.integers(0, 256, (size, 1, 3, 3), np.uint8))
         pq.write_table(pa.table(table), directory / "items.parquet")
     data = artifact.read_manifest(root / "data", "data")
-    sources = {"data": data, "model": Manifest("model", model)}
+    sources = {"data": data, "model": Manifest("model", "a" * 64)}
     parts = np.split(vectors, np.cumsum(SIZES)[:-1])
     with artifact.writing(root / "embeddings", "embeddings", sources,
                           {"count": COUNT, "dim": DIM, "shards": list(SIZES)}) as directory:  # fmt: skip
@@ -49,8 +49,9 @@ def write(root: Path, vectors: np.ndarray, metric: Any = "cosine", exact_below: 
             np.save(directory / f"vectors-{number:05d}.npy", part)
     sources["embeddings"] = artifact.read_manifest(root / "embeddings", "embeddings")
     starts = np.cumsum([0, *SIZES[:-1]])
-    built = build(lambda: zip(starts.tolist(), parts, strict=True), ids, {n: np.flatnonzero(at) for n, at in splits.items()},
-                  IndexConfig(metric, exact_below, 1.0), Runtime(0, 1, "cpu"))  # fmt: skip
+    positions = {name: np.flatnonzero(at) for name, at in splits.items()}
+    section, runtime = IndexConfig(metric, exact_below, 1.0), Runtime(0, 1, "cpu")
+    built = build(lambda: zip(starts.tolist(), parts, strict=True), ids, positions, section, runtime)
     with artifact.writing(root / "index", "index", sources, built.facts) as directory:
         faiss.write_index(built.index, str(directory / "index.faiss"))
         np.save(directory / "center.npy", built.center)
@@ -64,7 +65,9 @@ def random_vectors(seed: int = 0) -> np.ndarray:
     return (np.random.default_rng(seed).normal(size=(COUNT, DIM)) * 2 + 5).astype(np.float32)
 
 
-def brute(vectors: np.ndarray, ids: np.ndarray, train: np.ndarray, queries: np.ndarray, k: int, metric: str) -> Neighbours:
+def brute(
+    vectors: np.ndarray, ids: np.ndarray, train: np.ndarray, queries: np.ndarray, k: int, metric: str
+) -> Neighbours:
     """The oracle, in float64."""
     x, q = vectors.astype(np.float64), queries.astype(np.float64)
     if metric == "cosine":
@@ -209,23 +212,15 @@ def test_another_model_is_refused_naming_both_digests(tmp_path: Path) -> None:
         opened(tmp_path, Manifest("model", "b" * 64))
 
 
-@pytest.mark.parametrize("part", ["embeddings", "data", "index"])
-def test_an_artefact_of_another_run_is_refused_naming_both_digests(part: str, tmp_path: Path) -> None:
+@pytest.mark.parametrize(("part", "named"), [("embeddings", "embeddings"), ("index", "embeddings"), ("data", "data")])
+def test_an_artefact_of_another_run_is_refused_naming_both_digests(part: str, named: str, tmp_path: Path) -> None:
     write(tmp_path / "one", random_vectors())
-    write(tmp_path / "two", random_vectors(9), model="c" * 64)
-    if part == "data":
-        facts = artifact.read_manifest(tmp_path / "two/data", "data").facts
-        with artifact.writing(tmp_path / "two/data", "data", {}, {**facts, "fit": "pad"}) as directory:
-            for file in (tmp_path / "one/data").glob("[!m]*"):
-                (directory / file.name).write_bytes(file.read_bytes())
-    digests = {artifact.read_manifest(tmp_path / run / (part if part != "index" else "embeddings"),
-                                      part if part != "index" else "embeddings").digest[:12] for run in ("one", "two")}  # fmt: skip
+    write(tmp_path / "two", random_vectors(9), fit="pad" if part == "data" else "crop")
+    digests = [artifact.read_manifest(tmp_path / run / named, named).digest[:12] for run in ("one", "two")]
     (tmp_path / "one" / part).rename(tmp_path / "one/kept")
     (tmp_path / "two" / part).rename(tmp_path / "one" / part)
-    with pytest.raises(WorkFailed, match="made from") as caught:
+    with pytest.raises(WorkFailed, match=f"(?=.*{digests[0]})(?=.*{digests[1]})"):
         opened(tmp_path / "one")
-    assert len(digests) == 2
-    assert all(digest in str(caught.value) for digest in digests) or "model aaaa" in str(caught.value) + "model cccc"
 
 
 def test_the_source_is_the_published_copy_where_there_is_one(tmp_path: Path) -> None:

@@ -63,7 +63,7 @@ def test_training_twice_gives_the_same_bytes_and_another_seed_others(workspace: 
 
 
 def test_the_curves_and_the_summary_are_written(workspace: Path) -> None:
-    rows = list(csv.DictReader((workspace / "reports/training.csv").open()))
+    rows = list(csv.DictReader((workspace / "reports/training.csv").read_text().splitlines()))
     summary = json.loads((workspace / "reports/train.json").read_text())
     assert [row["epoch"] for row in rows] == ["1", "2"]
     errors = [float(row["validation_mse"]) for row in rows]
@@ -132,7 +132,9 @@ def test_killed_at_ten_random_moments_it_ends_with_the_same_weights(workspace: P
 
 def test_a_loss_that_is_not_finite_stops_with_a_sentence(workspace: Path, set_params: Set, capsys) -> None:
     before = weights()
-    set_params(train={"learning_rate": 1e30, "clip_norm": 1e30, "warmup_epochs": 0, "recipe": "linear", "overrides": {}})
+    set_params(
+        train={"learning_rate": 1e30, "clip_norm": 1e30, "warmup_epochs": 0, "recipe": "linear", "overrides": {}}
+    )
     assert cli.main(["train"]) == 1
     message = capsys.readouterr().err.strip().splitlines()[-1]
     assert "the loss is" in message

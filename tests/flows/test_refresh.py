@@ -1,0 +1,258 @@
+"""The flows under Prefect: on a temporary server, and on a real one by schedule. Trivial stages stand in for ours."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[2]
+DVC_YAML = """
+stages:
+  second:
+    cmd: cp a.txt second.json
+    deps: [a.txt]
+    metrics: [second.json: {cache: false}]
+  first:
+    cmd: cp input a.txt
+    deps: [input]
+    outs: [a.txt]
+"""
+FAILING = "  third:\n    cmd: echo train.epochs is -1; exit 2\n    deps: [second.json]\n"
+SLEEPING = "  third:\n    cmd: echo $$ > inner; sleep 100; true\n    deps: [second.json]\n    outs: [third]\n"
+
+PUBLISH = (
+    "import pathlib, sys\nassert sys.argv[1:] == ['publish']\npathlib.Path('served').touch()\nprint('published it')\n"
+)
+
+
+@pytest.fixture
+def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A DVC project whose `python -m aecore publish` is a stand-in, and a Prefect home of its own."""
+    folder = tmp_path / "project"
+    (folder / "aecore").mkdir(parents=True)
+    (folder / "aecore/__main__.py").write_text(PUBLISH)
+    shutil.copytree(ROOT / "flows", folder / "flows")
+    shutil.copy(ROOT / "prefect.yaml", folder)
+    (folder / ".dvcignore").write_text("flows\naecore\n")
+    (folder / "dvc.yaml").write_text(DVC_YAML)
+    (folder / "input").write_text('{"mse": 0.5}')
+    monkeypatch.chdir(folder)
+    for name in [name for name in os.environ if name.startswith("PREFECT_")]:
+        monkeypatch.delenv(name)
+    monkeypatch.setenv("PREFECT_HOME", str(tmp_path / "prefect"))
+    monkeypatch.setenv("PREFECT_SERVER_ANALYTICS_ENABLED", "false")
+    monkeypatch.setenv("DO_NOT_TRACK", "1")
+    monkeypatch.setenv("PYTHONPATH", str(folder))
+    for command in (["git", "init", "-q"], [sys.executable, "-m", "dvc", "init", "-q"]):
+        subprocess.run(command, check=True, capture_output=True)
+    return folder
+
+
+def run(*arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-m", *arguments],
+        capture_output=True, text=True, timeout=200, check=False, env=os.environ | environment,
+    )  # fmt: skip
+
+
+def test_help_names_the_choices(project: Path) -> None:
+    shown = run("flows.refresh", "--help")
+    assert shown.returncode == 0
+    assert "--no-publish" in shown.stdout
+
+
+def test_serve_without_a_server_says_what_to_do(project: Path) -> None:
+    none = run("flows.serve")
+    assert (none.returncode, none.stdout) == (2, "")
+    assert "prefect server start" in none.stderr
+    assert "Traceback" not in none.stderr
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        url = f"http://127.0.0.1:{probe.getsockname()[1]}/api"
+    dead = run("flows.serve", PREFECT_API_URL=url)
+    assert (dead.returncode, dead.stdout) == (1, "")
+    assert f"{url} does not answer" in dead.stderr
+
+
+@pytest.mark.slow
+def test_refresh_without_a_server(project: Path) -> None:
+    """The command people type: it runs, then runs nothing, then fails as the stage does."""
+    first = run("flows.refresh")
+    assert first.returncode == 0, first.stderr
+    words = [line.split()[:2] for line in first.stdout.splitlines()]
+    assert words == [["first", "ran"], ["second", "ran"], ["publish", "done"]]
+    assert (project / "served").exists()
+
+    (project / "served").unlink()
+    (project / "dvc.yaml").write_text(DVC_YAML + FAILING)
+    failed = run("flows.refresh", "--no-publish")
+    assert (failed.returncode, failed.stdout) == (2, "")
+    assert "train.epochs is -1" in failed.stderr
+    assert "Retr" not in failed.stderr
+    assert not (project / "served").exists()
+
+
+@pytest.mark.slow
+def test_sigterm_to_refresh_ends_the_stage(project: Path) -> None:
+    (project / "dvc.yaml").write_text(DVC_YAML + SLEEPING)
+    process = subprocess.Popen(
+        [sys.executable, "-m", "flows.refresh"], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+    )
+    inner = wait(lambda: (project / "inner").exists() and (project / "inner").read_text().strip(), 120)
+    process.send_signal(signal.SIGTERM)
+    assert process.wait(timeout=60) == 143
+    wait(lambda: not Path(f"/proc/{inner}").exists() or " Z " in Path(f"/proc/{inner}/stat").read_text(), 20)
+    wait(lambda: not still_here(project.parent / "prefect"), 30)  # nor does Prefect's temporary server stay
+
+
+def still_here(prefect_home: Path) -> list[str]:
+    """Processes that work with this Prefect home."""
+    mine = f"PREFECT_HOME={prefect_home}".encode()
+    found = []
+    for process in Path("/proc").glob("[0-9]*"):
+        with contextlib.suppress(OSError):
+            if process.name != str(os.getpid()) and mine in (process / "environ").read_bytes().split(b"\0"):
+                found.append(process.name)
+    return found
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("default")
+def test_what_a_refresh_leaves_in_prefect(project: Path) -> None:
+    script = """
+import asyncio
+from flows.refresh import refresh
+from prefect.testing.utilities import prefect_test_harness
+from prefect.client.orchestration import get_client
+
+async def read():
+    async with get_client() as client:
+        runs = await client.read_flow_runs()
+        tasks = await client.read_task_runs()
+        artifacts = await client.read_artifacts()
+    print(sorted((task.name, task.state_name) for task in tasks), runs[0].state_name)
+    for artifact in sorted(artifacts, key=lambda a: a.key):
+        print(artifact.key, artifact.data)
+
+with prefect_test_harness(server_startup_timeout=120):
+    refresh(publish=False)
+    asyncio.run(read())
+"""
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=250, check=False)
+    assert done.returncode == 0, done.stderr
+    tasks, (metrics, pipeline, stages) = done.stdout.splitlines()[0], sections(done.stdout)
+    assert tasks == "[('first', 'Completed'), ('second', 'Completed')] Completed"
+    assert '"metric": "mse", "value": 0.5' in metrics
+    assert "```mermaid" in pipeline
+    assert '"stage": "first", "outcome": "ran"' in stages
+
+
+def sections(text: str) -> list[str]:
+    """What follows each artifact's key, the keys in order."""
+    starts = [text.index(f"\n{key} ") for key in ("metrics", "pipeline", "stages")]
+    return [text[start:end] for start, end in zip(starts, [*starts[1:], None], strict=True)]
+
+
+@pytest.fixture
+def server(project: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    process = subprocess.Popen(
+        [sys.executable, "-m", "prefect", "server", "start", "--host", "127.0.0.1", "--port", str(port)],
+        stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True,
+    )  # fmt: skip
+    url = f"http://127.0.0.1:{port}/api"
+    monkeypatch.setenv("PREFECT_API_URL", url)
+    try:
+        wait(lambda: answers(port), 120)
+        yield url
+    finally:
+        os.killpg(process.pid, signal.SIGKILL)
+        process.wait()
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("default")
+def test_a_served_schedule_runs_the_flow(project: Path, server: str) -> None:
+    """A real server, `python -m flows.serve` with a cron of every minute, and a run that the schedule started."""
+    with (project.parent / "log").open("w") as log:
+        process = subprocess.Popen(
+            [sys.executable, "-m", "flows.serve", "--cron", "* * * * *"], stdout=log, stderr=log, start_new_session=True
+        )
+    try:
+        wait(lambda: (project / "served").exists(), 180)
+        runs = wait(lambda: [r for r in flow_runs(server) if r["state_type"] == "COMPLETED"], 60)
+        assert runs[0]["auto_scheduled"]
+    finally:
+        os.killpg(process.pid, signal.SIGTERM)
+        process.wait(timeout=60)
+    (deployment,) = post(server, "deployments/filter", {})
+    assert deployment["name"] == "served"
+    assert deployment["global_concurrency_limit"]["limit"] == 1
+    assert deployment["concurrency_options"]["collision_strategy"] == "CANCEL_NEW"
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("default")
+def test_prefect_yaml_deploys_and_a_worker_runs_it(project: Path, server: str) -> None:
+    prefect = [sys.executable, "-m", "prefect", "--no-prompt"]
+    made = [["work-pool", "create", "gpu", "--type", "process"], ["work-pool", "set-concurrency-limit", "gpu", "1"],
+            ["deploy", "--all"], ["deployment", "run", "refresh/by-hand"]]  # fmt: skip
+    for arguments in made:
+        done = subprocess.run([*prefect, *arguments], capture_output=True, text=True, timeout=120, check=False)
+        assert done.returncode == 0, done.stdout + done.stderr
+    deployments = {d["name"]: d for d in post(server, "deployments/filter", {})}
+    assert sorted(deployments) == ["by-hand", "nightly"]
+    assert [s["schedule"]["cron"] for s in deployments["nightly"]["schedules"]] == ["0 3 * * *"]
+    assert deployments["nightly"]["concurrency_options"]["collision_strategy"] == "CANCEL_NEW"
+
+    with (project.parent / "worker").open("w") as log:
+        worker = subprocess.Popen(
+            [*prefect, "worker", "start", "--pool", "gpu"], stdout=log, stderr=log, start_new_session=True, cwd="/"
+        )
+    try:
+        done_states = ("COMPLETED", "FAILED", "CRASHED")
+        (ended,) = wait(lambda: [r for r in flow_runs(server) if r["state_type"] in done_states], 150)
+        assert ended["state_type"] == "COMPLETED", (project.parent / "worker").read_text()
+        assert (project / "second.json").exists()
+        assert not (project / "served").exists()
+    finally:
+        os.killpg(worker.pid, signal.SIGTERM)
+        worker.wait(timeout=60)
+
+
+def wait(what: Any, seconds: float) -> Any:
+    """Return the first true value of `what()`."""
+    deadline = time.monotonic() + seconds
+    while time.monotonic() < deadline:
+        if value := what():
+            return value
+        time.sleep(0.5)
+    raise AssertionError(f"not within {seconds} s")
+
+
+def answers(port: int) -> bool:
+    with socket.socket() as probe:
+        return probe.connect_ex(("127.0.0.1", port)) == 0
+
+
+def post(server: str, path: str, body: dict[str, Any]) -> Any:
+    import httpx
+
+    return httpx.post(f"{server}/{path}", json=body, timeout=30).raise_for_status().json()
+
+
+def flow_runs(server: str) -> list[dict[str, Any]]:
+    return list(post(server, "flow_runs/filter", {}))

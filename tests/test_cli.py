@@ -1,0 +1,85 @@
+from __future__ import annotations
+
+import errno
+import json
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from aecore import artifact, cli, config
+
+Set = Callable[..., None]
+
+
+@pytest.mark.parametrize("command", [*cli.STAGES, "fetch", "query", "inspect", "publish", "rollback", "tour", "ui"])
+def test_every_command_has_help(command: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as caught:
+        cli.main([command, "--help"])
+    assert caught.value.code == 0
+    assert f"aecore {command}" in capsys.readouterr().out
+
+
+def test_help_is_quick_and_imports_no_heavy_library() -> None:
+    code = (
+        "import sys; from aecore import cli\n"
+        "try:\n    cli.main(['--help'])\nexcept SystemExit:\n    pass\n"
+        "print(sorted({'torch', 'mlflow', 'faiss', 'sklearn', 'matplotlib', 'numpy'} & set(sys.modules)), file=sys.stderr)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert done.stderr.strip() == "[]"
+    assert "Exit status: 0 done" in done.stdout
+
+
+@pytest.mark.parametrize("stage", cli.STAGES)
+def test_outside_a_project_every_stage_says_so(
+    stage: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert cli.main([stage]) == 2
+    message = capsys.readouterr().err
+    assert message.startswith(f"aecore {stage}: params.yaml is not here")
+    assert message.count("\n") == 1
+
+
+@pytest.mark.parametrize(
+    ("stage", "needs"), [("train", config.PREPARED), ("embed", config.MODEL), ("index", config.EMBEDDINGS)]
+)
+def test_a_missing_input_names_the_stage_to_run(
+    stage: str, needs: Path, workspace: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (needs / artifact.MANIFEST).unlink()
+    assert cli.main([stage]) == 2
+    assert f"at {needs}: run `python -m aecore" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("stage", ["prepare", "train", "embed", "index", "cluster", "map", "evaluate"])
+def test_a_full_disk_ends_in_one_sentence_and_keeps_what_was_there(
+    stage: str, workspace: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def digests() -> dict[str, str]:
+        found = workspace.rglob(artifact.MANIFEST)
+        return {str(path.parent): json.loads(path.read_text())["digest"] for path in found}
+
+    def full(path: Path) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device", str(path))
+
+    before = digests()
+    monkeypatch.setattr(artifact, "_fsync", full)
+    if stage == "evaluate":
+        monkeypatch.setattr(artifact, "write_json", lambda path, values: full(path))
+    assert cli.main([stage]) == 1
+    error = capsys.readouterr().err.strip().splitlines()[-1]
+    assert error.startswith(f"aecore {stage}: ")
+    assert "full" in error or "No space left on device" in error
+    assert digests() == before
+    assert not list(workspace.rglob(".*.tmp"))
+
+
+def test_a_reader_that_goes_away_is_no_error(workspace: Path) -> None:
+    command = f"{sys.executable} -m aecore inspect | head -n 0"
+    done = subprocess.run(["bash", "-o", "pipefail", "-c", command], capture_output=True, text=True, cwd=workspace)
+    assert done.returncode == 0
+    assert "Traceback" not in done.stderr
