@@ -14,7 +14,7 @@ from aecore.models.autoencoder import Autoencoder
 from aecore.models.bodies import ARCHITECTURES
 from aecore.models.layers import UP, halved
 from aecore.models.losses import LOSSES
-from aecore.models.recipe import Recipe, read_recipe
+from aecore.models.recipe import read_recipe
 
 ROOT = Path(__file__).parents[2]
 RECIPES = sorted(path.stem for path in (ROOT / "recipes").glob("*.yaml"))
