@@ -1,10 +1,10 @@
-"""`Encoder`, the only way from an image to a vector; `Embeddings`, their reader; and the `embed` stage between them."""
+"""`Encoder`, the only way from an image to a vector, and the `embed` stage that takes every image through it."""
 
 from __future__ import annotations
 
 import dataclasses
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -18,6 +18,7 @@ from aecore.data.decode import Preparation, Undecodable, decode
 from aecore.data.images import Images
 from aecore.models import autoencoder
 from aecore.models.autoencoder import Autoencoder
+from aecore.vectors import vectors_name
 
 
 @dataclasses.dataclass(frozen=True)
@@ -88,53 +89,16 @@ class Encoder:
                 raise UserError(f"{path} cannot be opened: {error.strerror}.") from error
         return self.encode(images)
 
-    @torch.inference_mode()
-    def _in_batches(self, function: object, values: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
+    def _in_batches(
+        self, function: Callable[[torch.Tensor], torch.Tensor], values: np.ndarray, shape: tuple[int, ...]
+    ) -> np.ndarray:
         result = np.empty((len(values), *shape), np.float32)
-        for start in range(0, len(values), self.batch_size):
-            block = torch.from_numpy(np.array(values[start : start + self.batch_size])).to(self.device)
-            result[start : start + len(block)] = function(block).float().cpu().numpy()  # type: ignore[operator]
+        full = torch.backends.cudnn.flags(allow_tf32=False)  # else a GPU's convolutions keep ten bits of mantissa
+        with torch.inference_mode(), full:
+            for start in range(0, len(values), self.batch_size):
+                block = torch.from_numpy(np.array(values[start : start + self.batch_size])).to(self.device)
+                result[start : start + len(block)] = function(block).float().cpu().numpy()
         return result
-
-
-class Embeddings:
-    """The reader of `artifacts/embeddings/`: codes float32, row-aligned with the prepared images' table."""
-
-    def __init__(self, directory: Path, manifest: Manifest) -> None:
-        self.directory, self.manifest = directory, manifest
-        self.dim: int = manifest.facts["dim"]
-        self.count: int = manifest.facts["count"]
-        self.shard_sizes: list[int] = manifest.facts["shards"]
-
-    @classmethod
-    def open(cls, directory: Path = config.EMBEDDINGS) -> Embeddings:
-        """Check the manifest and open; raises as `artifact.read_manifest` does."""
-        return cls(Path(directory), artifact.read_manifest(directory, "embeddings"))
-
-    def shards(self) -> Iterator[tuple[int, np.ndarray]]:
-        """Yield (position of its first row, memory-mapped codes (n_k, dim)), one shard mapped at a time."""
-        first = 0
-        for number, size in enumerate(self.shard_sizes):
-            yield first, np.load(self.directory / vectors_name(number), mmap_mode="r")
-            first += size
-
-    def load(self) -> np.ndarray:
-        """Every code, float32 (count, dim), in memory."""
-        return np.concatenate([np.asarray(shard) for _, shard in self.shards()])
-
-    def rows(self, positions: np.ndarray) -> np.ndarray:
-        """The codes at `positions`, float32 (m, dim)."""
-        positions = np.asarray(positions)
-        result = np.empty((len(positions), self.dim), np.float32)
-        for first, shard in self.shards():
-            here = (positions >= first) & (positions < first + len(shard))
-            result[here] = shard[positions[here] - first]
-        return result
-
-
-def vectors_name(shard: int) -> str:
-    """File name of a shard's codes."""
-    return f"vectors-{shard:05d}.npy"
 
 
 def embed(images: Images, encoder: Encoder, path: Path) -> Manifest:

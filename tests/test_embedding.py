@@ -11,8 +11,9 @@ from PIL import Image
 from aecore import cli, config
 from aecore.config import UserError
 from aecore.data.images import Images
-from aecore.embedding import Embeddings, Encoder
+from aecore.embedding import Encoder
 from aecore.models import autoencoder
+from aecore.vectors import Embeddings
 
 Set = Callable[..., None]
 

@@ -16,7 +16,7 @@ ORDER = [
     {"tracking"},
     {"data"},
     {"models"},
-    {"training", "embedding"},
+    {"training", "embedding", "vectors"},
     {"search"},
     {"generate"},
     {"analysis"},

@@ -10,6 +10,7 @@ import numpy as np
 
 from aecore import artifact, config
 from aecore.analysis import protocol
+from aecore.analysis.cluster import threads
 from aecore.analysis.protocol import EvaluateConfig, Sample, flat
 from aecore.analysis.space import Space, blocks
 from aecore.artifact import Manifest
@@ -78,14 +79,10 @@ def read(path: Path) -> tuple[Manifest, dict[str, dict[str, np.ndarray]], Pca]:
 
 def main() -> None:
     """Measure raw pixels and PCA on the prepared images; write what `evaluate` pairs the model's figures with."""
-    import faiss
-    from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]
-
     runtime, section = config.section(Runtime, "run"), config.section(EvaluateConfig, "evaluate")
     metric, dim = config.section(IndexConfig, "index").metric, _latent_dim()
     images = Images.open()
-    faiss.omp_set_num_threads(runtime.threads)
-    with threadpool_limits(runtime.threads):
+    with threads(runtime.threads):
         pca = fit(images, dim, runtime.seed)
         measured = floors(images, pca, metric, section.neighbours, runtime.seed)
     facts = settings(dim, metric, section.neighbours, runtime.seed) | {

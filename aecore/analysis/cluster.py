@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -15,7 +17,7 @@ from aecore.data.images import Images
 from aecore.search.index import Metric
 
 if TYPE_CHECKING:
-    from aecore.embedding import Embeddings
+    from aecore.vectors import Embeddings
 
 SAMPLE = 2**26
 """Numbers that k-means is trained on at most (256 MiB of float32): of larger training splits, the smallest ids."""
@@ -35,6 +37,17 @@ class ClusterConfig:
     def __post_init__(self) -> None:
         require(self.clusters >= 1, "clusters", self.clusters, "1 or more")
         require(self.iterations >= 1, "iterations", self.iterations, "1 or more")
+
+
+@contextlib.contextmanager
+def threads(number: int) -> Iterator[None]:
+    """Let FAISS and numpy's linear algebra use `number` threads inside the block."""
+    import faiss
+    from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]
+
+    faiss.omp_set_num_threads(number)
+    with threadpool_limits(number):
+        yield
 
 
 def kmeans(vectors: np.ndarray, clusters: int, iterations: int, seed: int, metric: Metric) -> np.ndarray:
@@ -140,18 +153,14 @@ def group(
 
 def main() -> None:
     """Read the embeddings and group them."""
-    import faiss
-    from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]
-
-    from aecore.embedding import Embeddings
     from aecore.search.index import IndexConfig
+    from aecore.vectors import Embeddings
 
     runtime, section = config.section(Runtime, "run"), config.section(ClusterConfig, "cluster")
     metric = config.section(IndexConfig, "index").metric
     images, embeddings = Images.open(), Embeddings.open()
     artifact.check_chain(images.manifest, embeddings.manifest)
-    faiss.omp_set_num_threads(runtime.threads)
-    with threadpool_limits(runtime.threads):
+    with threads(runtime.threads):
         manifest = group(images, embeddings, section, metric, runtime.seed, config.CLUSTERS)
     purity = f", purity {manifest.facts['purity']:.3f}" if "purity" in manifest.facts else ""
     print(

@@ -13,15 +13,17 @@ import torch
 
 from aecore import artifact, config, tracking
 from aecore.analysis import baseline, compare, figures, protocol
+from aecore.analysis.cluster import threads
 from aecore.analysis.compare import Comparison
 from aecore.analysis.protocol import EvaluateConfig, Sample
 from aecore.analysis.space import Space
 from aecore.artifact import Manifest
 from aecore.config import Runtime, WorkFailed
 from aecore.data.images import Images
-from aecore.embedding import Embeddings, Encoder
+from aecore.embedding import Encoder
 from aecore.models.pca import Pca
 from aecore.search.index import IndexConfig
+from aecore.vectors import Embeddings
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -173,14 +175,10 @@ def typical(images: Images, positions: np.ndarray, count: int) -> np.ndarray:
 
 def main() -> None:
     """Measure the model as the floors were measured; write figures, table and pictures, and print the table."""
-    import faiss
-    from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]
-
     runtime, section = config.section(Runtime, "run"), config.section(EvaluateConfig, "evaluate")
     metric = config.section(IndexConfig, "index").metric
     track = config.section(tracking.TrackingConfig, "tracking")
     torch.set_num_threads(runtime.threads)
-    faiss.omp_set_num_threads(runtime.threads)
     work = Workspace.open(runtime)
     images, k = work.images, section.neighbours
     check_settings(work.floors, baseline.settings(work.embeddings.dim, metric, k, runtime.seed))
@@ -189,7 +187,7 @@ def main() -> None:
     tags = {f"aecore.{m.kind}": m.digest for m in (images.manifest, work.embeddings.manifest, work.index)}
     tags["aecore.weights"] = work.encoder.manifest.digest
 
-    with tracking.run("evaluate", parameters, tags, track) as run, threadpool_limits(runtime.threads):
+    with tracking.run("evaluate", parameters, tags, track) as run, threads(runtime.threads):
         chosen = Sample.choose(images)
         space = Space.fit(work.embeddings.rows, chosen.train, metric)
         model = protocol.measure(space, work.encoder.encode, images, chosen, k, runtime.seed)

@@ -69,8 +69,8 @@ def scatter(places: np.ndarray, groups: np.ndarray, names: Sequence[str], title:
 
     The twenty commonest groups get a colour and a line in the legend.
     """
-    figure = Figure(figsize=(9.6, 7.2), layout="constrained")
-    axes = figure.subplots()
+    figure = Figure(figsize=(9.6, 7.2))
+    axes = figure.add_axes((0.02, 0.02, 0.75, 0.92))
     sizes = np.bincount(groups[groups >= 0], minlength=len(names))
     common = [int(group) for group in np.argsort(-sizes, kind="stable")[: len(PALETTE)] if sizes[group]]
     size = float(np.clip(30_000 / max(len(places), 1), 3, 40))
@@ -116,14 +116,14 @@ def training(curves: dict[str, np.ndarray]) -> Figure:
         axes.plot(epochs, curves[name], color=colour, linewidth=1.8, marker="o" if alone else "")
         axes.set_title(title, fontsize=10, color=INK, loc="left")
         axes.set_xlabel("epoch", fontsize=8, color=GREY)
-        axes.tick_params(labelsize=8, colors=GREY)
-        axes.grid(alpha=0.25)
         axes.spines[["top", "right"]].set_visible(False)
         axes.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
         if alone:
             axes.set_xlim(epochs[0] - 1, epochs[0] + 1)
         if name != "learning_rate" and np.ptp(curves[name]) > 0 and curves[name].min() > 0:
             axes.set_yscale("log")
+        axes.tick_params(which="both", labelsize=8, colors=GREY)
+        axes.grid(which="both", alpha=0.25)
         if name == "validation_mse":
             best = int(validation.argmin())
             axes.plot(epochs[best], validation[best], "o", color=INK, markersize=5)

@@ -71,8 +71,8 @@ def main() -> None:
     import pyarrow.parquet as pq
     from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]
 
-    from aecore.embedding import Embeddings
     from aecore.search.index import IndexConfig
+    from aecore.vectors import Embeddings
 
     runtime, section = config.section(Runtime, "run"), config.section(MapConfig, "map")
     metric = config.section(IndexConfig, "index").metric

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from itertools import pairwise
 
 from torch import nn
 
@@ -34,7 +35,8 @@ def conv(recipe: Recipe, shape: Shape, latent_dim: int) -> tuple[nn.Module, nn.M
 
     The decoder ends at full resolution with the first level's width and a plain convolution to the image's channels.
     """
-    assert recipe.down is not None and recipe.up is not None  # Recipe refuses anything else
+    assert recipe.down is not None  # Recipe refuses anything else
+    assert recipe.up is not None
     channels, *size = shape
     sizes: list[Size] = [(size[0], size[1])]
     for _ in recipe.widths:
@@ -59,7 +61,7 @@ def conv(recipe: Recipe, shape: Shape, latent_dim: int) -> tuple[nn.Module, nn.M
 
 def _dense(units: list[int]) -> list[nn.Module]:
     layers: list[nn.Module] = []
-    for inputs, outputs in zip(units[:-1], units[1:], strict=True):
+    for inputs, outputs in pairwise(units):
         layers += [nn.Linear(inputs, outputs), nn.ReLU()]
     return layers[:-1]
 

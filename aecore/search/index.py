@@ -15,7 +15,7 @@ from aecore import artifact, config
 from aecore.artifact import Manifest
 from aecore.config import Runtime, WorkFailed, require
 from aecore.data.images import Images
-from aecore.embedding import Embeddings
+from aecore.vectors import Embeddings
 
 INDEX_FILE = "index.faiss"
 CENTER_FILE = "center.npy"

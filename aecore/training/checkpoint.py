@@ -57,9 +57,8 @@ def checkpoint(determinants: dict[str, Any]) -> Iterator[Checkpoint]:
             fcntl.flock(owner, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             owner.seek(0)
-            raise WorkFailed(
-                f"this very training already runs as process {owner.read().strip()} ({directory}): wait for it or end it."
-            ) from None
+            pid = owner.read().strip()
+            raise WorkFailed(f"this training runs as process {pid} ({directory}): wait for it or end it.") from None
         owner.truncate(0)
         owner.write(str(os.getpid()))
         owner.flush()

@@ -18,11 +18,11 @@ from aecore import artifact, cli, config
 from aecore.artifact import Manifest
 from aecore.config import UserError, WorkFailed
 from aecore.data.images import Images
-from aecore.embedding import Embeddings
 from aecore.search import query
 from aecore.search.searcher import PARTS, Source
 from aecore.serve import publish as module
 from aecore.serve.publish import KEEP, copy_id, publish, rollback
+from aecore.vectors import Embeddings
 
 CURRENT = Path("serving/current")
 
