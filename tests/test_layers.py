@@ -29,7 +29,12 @@ EXEMPT = {
 }
 ONLY_HERE = {
     "mlflow": {"aecore/tracking.py"},
-    "faiss": {"aecore/search/index.py", "aecore/search/searcher.py", "aecore/analysis/cluster.py"},
+    "faiss": {
+        "aecore/search/index.py",
+        "aecore/search/recall.py",
+        "aecore/search/searcher.py",
+        "aecore/analysis/cluster.py",
+    },
     "prefect": set[str](),
     "dvc": set[str](),
 }

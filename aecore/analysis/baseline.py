@@ -17,7 +17,7 @@ from aecore.artifact import Manifest
 from aecore.config import Runtime, UserError
 from aecore.data.images import Images
 from aecore.models.pca import Pca, fit_pca
-from aecore.search.index import IndexConfig, Metric
+from aecore.search.metric import IndexConfig, Metric
 
 SPACES = ("pca", "raw")
 

@@ -14,7 +14,7 @@ from aecore import artifact, config
 from aecore.analysis.space import Space, affinity, blocks
 from aecore.config import Runtime, UserError, require
 from aecore.data.images import Images
-from aecore.search.index import Metric
+from aecore.search.metric import Metric
 
 if TYPE_CHECKING:
     from aecore.vectors import Embeddings
@@ -153,7 +153,7 @@ def group(
 
 def main() -> None:
     """Read the embeddings and group them."""
-    from aecore.search.index import IndexConfig
+    from aecore.search.metric import IndexConfig
     from aecore.vectors import Embeddings
 
     runtime, section = config.section(Runtime, "run"), config.section(ClusterConfig, "cluster")

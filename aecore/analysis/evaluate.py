@@ -22,7 +22,7 @@ from aecore.config import Runtime, WorkFailed
 from aecore.data.images import Images
 from aecore.embedding import Encoder
 from aecore.models.pca import Pca
-from aecore.search.index import IndexConfig
+from aecore.search.metric import IndexConfig
 from aecore.vectors import Embeddings
 
 if TYPE_CHECKING:

@@ -71,7 +71,7 @@ def main() -> None:
     import pyarrow.parquet as pq
     from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]
 
-    from aecore.search.index import IndexConfig
+    from aecore.search.metric import IndexConfig
     from aecore.vectors import Embeddings
 
     runtime, section = config.section(Runtime, "run"), config.section(MapConfig, "map")

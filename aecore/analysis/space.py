@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from aecore.search.index import Metric, codes
+from aecore.search.metric import Metric, codes
 
 BLOCK = 2**26
 """Scores held at a time (256 MiB of float32)."""

@@ -12,7 +12,8 @@ from aecore import artifact, config
 from aecore.artifact import Manifest
 from aecore.config import UserError, WorkFailed
 from aecore.data.images import Images
-from aecore.search.index import CENTER_FILE, INDEX_FILE, codes
+from aecore.search.index import CENTER_FILE, INDEX_FILE
+from aecore.search.metric import codes
 from aecore.vectors import Embeddings, vectors_name
 
 PARTS = {"data": config.PREPARED, "model": config.MODEL, "embeddings": config.EMBEDDINGS, "index": config.INDEX}

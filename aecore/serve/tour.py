@@ -30,7 +30,7 @@ def tour() -> None:
     searcher = Searcher.open(source.path("index"), source.path("embeddings"), source.path("data"), model)
     comparison = config.REPORTS / "comparison.md"
     if comparison.is_file():
-        print(comparison.read_text())
+        print(comparison.read_text().split("\n\n")[0], end="\n\n")  # the table; the rest is for reading at leisure
 
     positions = _one_of_each_label(searcher)
     ids = searcher.images.ids()[positions]
@@ -41,7 +41,7 @@ def tour() -> None:
         shown = ", ".join(f"{_name(searcher, int(n))} {s:.2f}" for n, s in others)
         print(f"  {item_id:>19}  {_name(searcher, int(item_id)):<14} ->  {shown}")
     figures = sorted(config.FIGURES.glob("*.png"))
-    print(f"\nTo look at: {', '.join(map(str, figures))}\n" if figures else "")
+    print(f"\nTo look at: {', '.join(map(str, [comparison, *figures]))}\n" if figures else "")
     print(NEXT.format(example=ids[0]))
 
 

@@ -14,7 +14,7 @@ from aecore.analysis.map import MapConfig, lay_out
 from aecore.artifact import read_manifest
 from aecore.config import UserError
 from aecore.data.images import Images
-from aecore.search.index import Metric, codes
+from aecore.search.metric import Metric, codes
 from aecore.vectors import Embeddings
 
 Set = Callable[..., None]

@@ -13,7 +13,7 @@ from sklearn.neighbors import KNeighborsClassifier
 from aecore.analysis.intervals import bootstrap_agreement, bootstrap_means, interval, resamples
 from aecore.analysis.scores import agreement, average_precision, matched, psnr, rank_of, squared_error, ssim, vote
 from aecore.analysis.space import Space, leading
-from aecore.search.index import Metric
+from aecore.search.metric import Metric
 
 
 def naive_vote(labels: list[int]) -> int:

@@ -11,7 +11,9 @@ import pytest
 
 from aecore.config import Runtime, UserError, WorkFailed
 from aecore.search import index
-from aecore.search.index import Found, IndexConfig, Shards, build, codes, lists_for, recall_at
+from aecore.search.index import build, lists_for
+from aecore.search.metric import IndexConfig, Metric, Shards, codes
+from aecore.search.recall import Found, recall_at
 
 RUNTIME = Runtime(seed=0, threads=1, device="cpu")
 
@@ -50,6 +52,7 @@ def thirds(count: int) -> dict[str, np.ndarray]:
 
 @pytest.fixture
 def small_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("aecore.search.metric.BLOCK", 700)
     monkeypatch.setattr(index, "BLOCK", 700)
 
 
@@ -88,7 +91,7 @@ def test_center_is_the_mean_of_the_training_split(small_blocks: None) -> None:
 
 
 @pytest.mark.parametrize("metric", ["cosine", "l2"])
-def test_an_exact_index_has_recall_one(metric: index.Metric, small_blocks: None) -> None:
+def test_an_exact_index_has_recall_one(metric: Metric, small_blocks: None) -> None:
     shards = in_shards(clustered(2000), (1500, 500))
     built = build(shards, random_ids(2000), thirds(2000), IndexConfig(metric, 2000, 0.9), RUNTIME)
     assert built.facts == {
@@ -103,7 +106,7 @@ def test_an_exact_index_has_recall_one(metric: index.Metric, small_blocks: None)
 
 
 @pytest.mark.parametrize("metric", ["cosine", "l2"])
-def test_recall_of_an_inverted_file_is_what_numpy_counts(metric: index.Metric, small_blocks: None) -> None:
+def test_recall_of_an_inverted_file_is_what_numpy_counts(metric: Metric, small_blocks: None) -> None:
     vectors, ids, splits = clustered(4000), random_ids(4000), thirds(4000)
     built = build(in_shards(vectors, (2500, 1500)), ids, splits, IndexConfig(metric, 3999, 0.8), RUNTIME)
     assert built.facts["index"] == "ivf64"

@@ -16,7 +16,8 @@ from aecore import artifact
 from aecore.artifact import Manifest
 from aecore.config import Runtime, UserError, WorkFailed
 from aecore.search import searcher as module
-from aecore.search.index import IndexConfig, build
+from aecore.search.index import build
+from aecore.search.metric import IndexConfig
 from aecore.search.searcher import Neighbours, Searcher, Source
 
 SIZES = (250, 150, 100)

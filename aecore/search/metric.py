@@ -1,0 +1,63 @@
+"""What "near" means: section `index`, and `codes`, the one place that centres and normalises."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+
+from aecore.config import require
+
+BLOCK = 8_192
+"""Codes in memory at a time, besides the index itself."""
+
+Metric = Literal["cosine", "l2"]
+Shards = Callable[[], Iterator[tuple[int, np.ndarray]]]
+"""Gives (position of its first row, float32 (n_k, dim)) shard by shard, anew at every call."""
+
+
+@dataclass(frozen=True)
+class IndexConfig:
+    """Section `index`."""
+
+    metric: Metric
+    """`cosine` of centred codes, or `l2`: Euclidean distance of the codes as they are."""
+    exact_below: int
+    """Search exactly up to this many images, by an inverted file (IVF) above."""
+    min_recall: float
+    """Recall@10 against exact search below which no index is written."""
+
+    def __post_init__(self) -> None:
+        require(self.exact_below >= 0, "exact_below", self.exact_below, "0 or more")
+        require(0 < self.min_recall <= 1, "min_recall", self.min_recall, "a share above 0 and up to 1")
+
+
+def codes(vectors: np.ndarray, center: np.ndarray, metric: Metric) -> np.ndarray:
+    """Vectors (n, dim) as they are indexed and compared, float32: centred and of length 1 for cosine, unchanged for l2.
+
+    A vector that is the centre, to rounding, has no direction: it becomes zero, and its cosine with anything is 0.
+    """
+    if metric == "l2":
+        return np.ascontiguousarray(vectors, dtype=np.float32)
+    result = np.empty(vectors.shape, np.float32)
+    for start in range(0, len(vectors), BLOCK):
+        raw = vectors[start : start + BLOCK].astype(np.float64)
+        centred = raw - center
+        length = np.linalg.norm(centred, axis=1, keepdims=True)
+        rounding = 1e-6 * np.linalg.norm(raw, axis=1, keepdims=True)
+        np.divide(centred, length, out=centred, where=length > rounding)
+        centred[length[:, 0] <= rounding[:, 0]] = 0
+        result[start : start + BLOCK] = centred
+    return result
+
+
+def center_of(shards: Shards, positions: np.ndarray) -> np.ndarray:
+    """Mean of the vectors at the ascending `positions`, summed in float64, as float32 (dim,)."""
+    total: np.ndarray | float = 0.0
+    for first, shard in shards():
+        mine = positions[np.searchsorted(positions, first) : np.searchsorted(positions, first + len(shard))] - first
+        for start in range(0, len(mine), BLOCK):
+            total = total + shard[mine[start : start + BLOCK]].sum(axis=0, dtype=np.float64)
+    return np.asarray(total / len(positions), dtype=np.float32)
