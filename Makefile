@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 export DO_NOT_TRACK := 1
 
-.PHONY: install repro test test-slow check ui lock clean
+.PHONY: install repro test test-slow check ui lock
 
 install: $(VENV)/installed  ## make .venv and install the locked versions
 

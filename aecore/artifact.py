@@ -56,9 +56,7 @@ def writing(
     """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    for stale in path.parent.glob(f".{path.name}.*.tmp"):
-        if not _alive(int(stale.name.rsplit(".", 2)[1])):
-            shutil.rmtree(stale, ignore_errors=True)
+    _sweep(path)
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     shutil.rmtree(temporary, ignore_errors=True)
     temporary.mkdir()
@@ -138,7 +136,12 @@ def replace_directory(new: Path, path: Path) -> None:
     old = path.with_name(f".{path.name}.{os.getpid()}.old")
     if path.exists():
         os.rename(path, old)
-    os.rename(new, path)
+    try:
+        os.rename(new, path)
+    except OSError:
+        if old.exists():
+            os.rename(old, path)
+        raise
     _fsync(path.parent)
     shutil.rmtree(old, ignore_errors=True)
 
@@ -159,6 +162,17 @@ def sha256_file(path: Path) -> str:
 def sha256_json(values: Any) -> str:
     """Hex sha256 of a value's canonical JSON: the key of whatever is determined by it."""
     return hashlib.sha256(json.dumps(values, sort_keys=True, separators=(",", ":")).encode()).hexdigest()
+
+
+def _sweep(path: Path) -> None:
+    """Clear away what killed writers of `path` left, and put back an artefact that one was about to replace."""
+    for stale in path.parent.glob(f".{path.name}.*"):
+        pid, suffix = stale.name.rsplit(".", 2)[1:]
+        if suffix in ("tmp", "old") and pid.isdecimal() and not _alive(int(pid)):
+            if suffix == "old" and not path.exists():
+                os.rename(stale, path)
+            else:
+                shutil.rmtree(stale, ignore_errors=True)
 
 
 def _digest(kind: str, facts: dict[str, Any], files: dict[str, dict[str, Any]]) -> str:

@@ -58,7 +58,7 @@ class Runtime:
     """`auto` takes the GPU when there is one."""
 
     def __post_init__(self) -> None:
-        require(self.seed >= 0, "seed", self.seed, "0 or more")
+        require(0 <= self.seed < 2**31, "seed", self.seed, "0 to 2147483647")
         require(self.threads >= 1, "threads", self.threads, "1 or more")
 
 
@@ -96,7 +96,7 @@ def section(cls: type[T], name: str, path: Path = PARAMS) -> T:
     values = load_yaml(path)
     for key in values:
         if key not in SECTIONS:
-            raise UserError(f"{path}: section {key!r} is not known{_nearest(key, SECTIONS)}.")
+            raise UserError(f"{path}: section {key!r} is not known{_nearest(str(key), SECTIONS)}.")
     if name not in values:
         raise UserError(f"{path}: section {name!r} is missing.")
     return build(cls, values[name], f"{path}: {name}")
@@ -134,7 +134,7 @@ def _convert(value: Any, hint: Any, where: str) -> Any:
                 errors.append(error)
         raise errors[-1]
     if origin is Literal:
-        if value in arguments:
+        if any(value == argument and type(value) is type(argument) for argument in arguments):
             return value
         known = [str(a) for a in arguments]
         raise UserError(f"{where} is {value!r}; choose one of {', '.join(known)}{_nearest(str(value), known)}.")

@@ -18,6 +18,7 @@ from aecore.data.decode import Preparation, Undecodable, decode
 from aecore.data.images import Images
 from aecore.models import autoencoder
 from aecore.models.autoencoder import Autoencoder
+from aecore.models.device import choose_device
 from aecore.vectors import vectors_name
 
 
@@ -49,11 +50,8 @@ class Encoder:
     def load(cls, directory: Path = config.MODEL, device: str = "auto", batch_size: int = 256) -> Encoder:
         """Load a model directory. Raises as `artifact.read_manifest` does, and where 'cuda' is asked but not there."""
         manifest = artifact.read_manifest(directory, "model")
-        if device == "cuda" and not torch.cuda.is_available():
-            raise UserError("run.device is 'cuda', but torch sees no GPU here: set it to 'auto' or 'cpu'.")
         model, configuration = autoencoder.load(directory)
-        chosen = torch.device("cuda" if device != "cpu" and torch.cuda.is_available() else "cpu")
-        return cls(model, Preparation(**configuration["preparation"]), manifest, chosen, batch_size)
+        return cls(model, Preparation(**configuration["preparation"]), manifest, choose_device(device), batch_size)
 
     @property
     def dim(self) -> int:
@@ -93,7 +91,8 @@ class Encoder:
         self, function: Callable[[torch.Tensor], torch.Tensor], values: np.ndarray, shape: tuple[int, ...]
     ) -> np.ndarray:
         result = np.empty((len(values), *shape), np.float32)
-        full = torch.backends.cudnn.flags(allow_tf32=False)  # else a GPU's convolutions keep ten bits of mantissa
+        # TF32 would keep ten bits of a GPU's convolutions.
+        full = torch.backends.cudnn.flags(enabled=True, deterministic=True, allow_tf32=False)
         with torch.inference_mode(), full:
             for start in range(0, len(values), self.batch_size):
                 block = torch.from_numpy(np.array(values[start : start + self.batch_size])).to(self.device)
@@ -107,14 +106,13 @@ def embed(images: Images, encoder: Encoder, path: Path) -> Manifest:
     sources = {"data": images.manifest, "model": encoder.manifest}
     with artifact.writing(path, "embeddings", sources, facts) as directory, _bar(images.count) as bar:
         for number, (_, shard) in enumerate(images.shards()):
-            codes = np.lib.format.open_memmap(
-                directory / vectors_name(number), mode="w+", dtype=np.float32, shape=(len(shard), encoder.dim)
-            )
-            for start in range(0, len(shard), encoder.batch_size):
-                codes[start : start + encoder.batch_size] = encoder.encode(shard[start : start + encoder.batch_size])
-                bar.update(min(encoder.batch_size, len(shard) - start))
-            codes.flush()
-            del codes
+            header = {"descr": "<f4", "fortran_order": False, "shape": (len(shard), encoder.dim)}
+            with (directory / vectors_name(number)).open("wb") as file:  # not a memory map: a full disk would kill us
+                np.lib.format.write_array_header_1_0(file, header)
+                for start in range(0, len(shard), encoder.batch_size):
+                    codes = encoder.encode(shard[start : start + encoder.batch_size])
+                    file.write(codes.tobytes())
+                    bar.update(len(codes))
     return artifact.read_manifest(path, "embeddings")
 
 

@@ -110,6 +110,22 @@ def test_the_chain_names_both_sides(tmp_path: Path) -> None:
     assert "dvc repro" in str(caught.value)
 
 
+def test_an_artefact_set_aside_by_a_killed_writer_comes_back(tmp_path: Path) -> None:
+    before = make(tmp_path / "a")
+    with subprocess.Popen([sys.executable, "-c", ""]) as dead:
+        pass
+    (tmp_path / "a").rename(tmp_path / f".a.{dead.pid}.old")
+
+    def fail() -> None:
+        with artifact.writing(tmp_path / "a", "data"):
+            raise OSError("no space")
+
+    with pytest.raises(OSError, match="no space"):
+        fail()
+    assert artifact.read_manifest(tmp_path / "a", "data") == before
+    assert os.listdir(tmp_path) == ["a"]
+
+
 def test_a_living_writer_is_left_alone(tmp_path: Path) -> None:
     living = tmp_path / f".a.{os.getppid()}.tmp"
     living.mkdir()

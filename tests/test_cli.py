@@ -1,10 +1,13 @@
 from __future__ import annotations
 
+import contextlib
 import errno
 import json
+import os
+import shutil
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -54,6 +57,42 @@ def test_a_missing_input_names_the_stage_to_run(
     (needs / artifact.MANIFEST).unlink()
     assert cli.main([stage]) == 2
     assert f"at {needs}: run `python -m aecore" in capsys.readouterr().err
+
+
+@pytest.fixture
+def small_disk(workspace: Path, tmp_path: Path) -> Iterator[Path]:
+    """The tiny workspace on a disk of its own with 4 KiB left."""
+    disk = tmp_path / "disk"
+    disk.mkdir()
+    mount = ["mount", "-t", "tmpfs", "-o", "size=16m", "tmpfs", str(disk)]
+    if subprocess.run(mount, capture_output=True).returncode:
+        pytest.skip("mounting a small disk needs root")
+    try:
+        shutil.copytree(workspace, disk / "workspace")
+        with (disk / "filler").open("wb", buffering=0) as filler, contextlib.suppress(OSError):
+            while True:
+                filler.write(bytes(4096))
+        os.truncate(disk / "filler", (disk / "filler").stat().st_size - 4096)
+        yield disk / "workspace"
+    finally:
+        subprocess.run(["umount", "--lazy", str(disk)], check=True)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("stage", ["prepare", "train", "embed", "index", "cluster", "map", "baseline", "evaluate"])
+def test_a_really_full_disk_ends_in_one_sentence_and_leaves_no_half(stage: str, small_disk: Path) -> None:
+    def held() -> dict[str, bytes]:
+        return {str(path): path.read_bytes() for path in small_disk.rglob("manifest.json")}
+
+    before = held()
+    done = subprocess.run([sys.executable, "-m", "aecore", stage], cwd=small_disk, capture_output=True, text=True)
+    assert done.returncode == 1, done.stderr
+    error = done.stderr.strip().splitlines()[-1]
+    assert error.startswith(f"aecore {stage}: ")
+    assert "full" in error or "No space left on device" in error
+    assert "Traceback" not in done.stderr
+    assert held() == before
+    assert not [path for path in small_disk.rglob(".*.tmp") if path.is_dir()]
 
 
 @pytest.mark.parametrize("stage", ["prepare", "train", "embed", "index", "cluster", "map", "evaluate"])

@@ -16,17 +16,18 @@ class Example:
     size: int | tuple[int, ...]
     rate: float
     on: bool
+    side: Literal[1, 3]
     extra: dict[str, object]
 
     def __post_init__(self) -> None:
         config.require(self.rate > 0, "rate", self.rate, "more than 0")
 
 
-GOOD = {"kind": "round", "size": 3, "rate": 1, "on": True, "extra": {}}
+GOOD = {"kind": "round", "size": 3, "rate": 1, "on": True, "side": 3, "extra": {}}
 
 
 def test_reads_and_converts() -> None:
-    assert build(Example, GOOD, "x") == Example("round", 3, 1.0, True, {})
+    assert build(Example, GOOD, "x") == Example("round", 3, 1.0, True, 3, {})
     assert build(Example, {**GOOD, "size": [3, 4]}, "x").size == (3, 4)
 
 
@@ -42,6 +43,8 @@ def test_reads_and_converts() -> None:
         ({"rate": 0}, ["x.rate", "more than 0"]),
         ({"on": 1}, ["x.on", "a bool"]),
         ({"extra": []}, ["x.extra", "keys and values"]),
+        ({"side": True}, ["x.side", "choose one of 1, 3"]),
+        ({"side": 3.0}, ["x.side", "choose one of 1, 3"]),
     ],
 )
 def test_a_wrong_key_or_value_is_named(change: dict[str, object], words: list[str]) -> None:

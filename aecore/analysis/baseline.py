@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -16,21 +15,10 @@ from aecore.analysis.space import Space, blocks
 from aecore.artifact import Manifest
 from aecore.config import Runtime, UserError
 from aecore.data.images import Images
-from aecore.models.pca import Pca, fit_pca
+from aecore.models.pca import Pca, fit_images
 from aecore.search.metric import IndexConfig, Metric
 
 SPACES = ("pca", "raw")
-
-
-def fit(images: Images, dim: int, seed: int) -> Pca:
-    """PCA of the training split, read in blocks."""
-    train = images.positions("train")
-
-    def batches() -> Iterator[np.ndarray]:
-        for block in blocks(len(train), int(np.prod(images.shape))):
-            yield flat(images.rows(train[block]))
-
-    return fit_pca(batches, len(train), dim, seed)
 
 
 def project(images: Images, pca: Pca) -> np.ndarray:
@@ -83,7 +71,7 @@ def main() -> None:
     metric, dim = config.section(IndexConfig, "index").metric, _latent_dim()
     images = Images.open()
     with threads(runtime.threads):
-        pca = fit(images, dim, runtime.seed)
+        pca = fit_images(images, dim, runtime.seed)
         measured = floors(images, pca, metric, section.neighbours, runtime.seed)
     facts = settings(dim, metric, section.neighbours, runtime.seed) | {
         "pca": "exact" if pca.exact else "randomised",

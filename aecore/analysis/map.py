@@ -69,7 +69,7 @@ def main() -> None:
     """Read the embeddings; write the map of up to `map.images` of them."""
     import pyarrow as pa
     import pyarrow.parquet as pq
-    from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]
+    from threadpoolctl import threadpool_limits
 
     from aecore.search.metric import IndexConfig
     from aecore.vectors import Embeddings

@@ -70,10 +70,10 @@ class Autoencoder(nn.Module):
 
 def save(model: Autoencoder, directory: Path, preparation: dict[str, Any], training: dict[str, Any]) -> None:
     """Write weights and the resolved configuration: all that is needed to embed a new image."""
-    from safetensors.torch import save_file
+    from safetensors.torch import save as serialised
 
     weights = {name: value.detach().cpu().contiguous() for name, value in model.state_dict().items()}
-    save_file(weights, directory / WEIGHTS)
+    (directory / WEIGHTS).write_bytes(serialised(weights))
     configuration = {
         "recipe": dataclasses.asdict(model.recipe),
         "shape": list(model.shape),

@@ -18,9 +18,4 @@ def l1(reconstruction: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
     return F.l1_loss(reconstruction, target)
 
 
-def bce(reconstruction: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
-    """Cross-entropy of pixels read as Bernoulli means (Vincent et al. 2010, eq. 5); the reconstruction is clipped."""
-    return F.binary_cross_entropy(reconstruction.clamp(1e-6, 1 - 1e-6), target)
-
-
-LOSSES: dict[str, Callable[[torch.Tensor, torch.Tensor], torch.Tensor]] = {"mse": mse, "l1": l1, "bce": bce}
+LOSSES: dict[str, Callable[[torch.Tensor, torch.Tensor], torch.Tensor]] = {"mse": mse, "l1": l1}

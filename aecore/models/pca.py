@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 
 import numpy as np
 
 from aecore.config import UserError
+from aecore.data.images import Images
 
 EXACT = 4096
 """Exact while the smaller of images and pixels is at most this; else randomised."""
+BLOCK = 512
+"""Images read at a time."""
 OVERSAMPLE = 16
 POWER_ITERATIONS = 4
 
@@ -65,6 +68,18 @@ def fit_pca(batches: Batches, count: int, dim: int, seed: int) -> Pca:
     components *= np.sign(components[np.arange(dim), largest])[:, None]
     exact = min(count, pixels) <= EXACT
     return Pca(mean.astype(np.float32), components.astype(np.float32), exact)
+
+
+def fit_images(images: Images, dim: int, seed: int) -> Pca:
+    """PCA of the training split's pixels in [0, 1], read in blocks. Raises as `fit_pca` does."""
+    positions = images.positions("train")
+
+    def batches() -> Iterator[np.ndarray]:
+        for start in range(0, len(positions), BLOCK):
+            rows = images.rows(positions[start : start + BLOCK])
+            yield rows.reshape(len(rows), -1).astype(np.float32) / 255
+
+    return fit_pca(batches, len(positions), dim, seed)
 
 
 def _leading(symmetric: np.ndarray, dim: int) -> np.ndarray:

@@ -21,7 +21,7 @@ class Recipe:
     """conv: how a level is halved."""
     up: Literal["nearest"] | None
     """conv: how a level is doubled."""
-    loss: Literal["mse", "l1", "bce"]
+    loss: Literal["mse", "l1"]
     """The reconstruction loss."""
 
     def __post_init__(self) -> None:

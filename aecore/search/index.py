@@ -122,7 +122,8 @@ def main() -> None:
     model = Manifest("model", embeddings.manifest.sources["model"])
     sources = {"data": images.manifest, "model": model, "embeddings": embeddings.manifest}
     with artifact.writing(config.INDEX, "index", sources, built.facts) as directory:
-        faiss.write_index(built.index, str(directory / INDEX_FILE))
+        with (directory / INDEX_FILE).open("wb") as file:  # FAISS's own writer would hide that a disk is full
+            faiss.write_index(built.index, faiss.PyCallbackIOWriter(file.write))  # type: ignore[attr-defined]
         np.save(directory / CENTER_FILE, built.center)
     size = (config.INDEX / INDEX_FILE).stat().st_size
     some = choose_queries(splits, "test", np.random.default_rng(runtime.seed), images.count).positions

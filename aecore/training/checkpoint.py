@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import fcntl
+import io
 import os
 import shutil
 from collections.abc import Iterator
@@ -33,8 +34,10 @@ class Checkpoint:
     def save(self, state: dict[str, Any]) -> None:
         """Replace the saved state; a kill leaves the old one or the new one."""
         temporary = self.directory / "state.pt.tmp"
+        buffer = io.BytesIO()  # torch.save would turn a full disk into a RuntimeError
+        torch.save(state, buffer)
         with temporary.open("wb") as file:
-            torch.save(state, file)
+            file.write(buffer.getbuffer())
             file.flush()
             os.fsync(file.fileno())
         os.replace(temporary, self.directory / "state.pt")

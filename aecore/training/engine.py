@@ -10,24 +10,19 @@ import numpy as np
 import torch
 from torch import nn
 
-from aecore.config import Runtime, UserError
 from aecore.data.images import Images
 from aecore.models.autoencoder import Autoencoder
 from aecore.models.losses import LOSSES
 
+Precision = Literal["fp32", "bf16"]
+
+BLOCK = 512
+"""Images read at a time where no gradient is needed."""
 RESIDENT_SHARE = 0.25
 """A data set that takes at most this share of the GPU's free memory is kept there."""
 
 
-def choose_device(runtime: Runtime) -> torch.device:
-    """The device to use; also fixes the number of threads. Raises UserError when a GPU is asked and there is none."""
-    torch.set_num_threads(runtime.threads)
-    if runtime.device == "cuda" and not torch.cuda.is_available():
-        raise UserError("run.device is 'cuda', but torch sees no GPU here: set it to 'auto' or 'cpu'.")
-    return torch.device("cuda" if runtime.device != "cpu" and torch.cuda.is_available() else "cpu")
-
-
-def choose_precision(precision: Literal["auto", "fp32", "bf16"], device: torch.device) -> Literal["fp32", "bf16"]:
+def choose_precision(precision: Literal["auto", "fp32", "bf16"], device: torch.device) -> Precision:
     """`auto` takes bf16 where the hardware multiplies in it: three times faster on such a CPU, and as exact here."""
     if precision != "auto":
         return precision
@@ -51,7 +46,10 @@ class Feed:
         self.resident: torch.Tensor | None = None
         size = len(self.positions) * math.prod(images.shape)
         if device.type == "cuda" and size <= RESIDENT_SHARE * torch.cuda.mem_get_info(device)[0]:
-            self.resident = torch.from_numpy(images.rows(self.positions)).to(device)
+            self.resident = torch.empty((len(self.positions), *images.shape), dtype=torch.uint8, device=device)
+            for start in range(0, len(self.positions), BLOCK):
+                rows = images.rows(self.positions[start : start + BLOCK])
+                self.resident[start : start + BLOCK] = torch.from_numpy(rows)
 
     @property
     def steps(self) -> int:
@@ -71,13 +69,13 @@ class Feed:
 
 
 class Engine:
-    """Model, optimiser and schedule: `step` trains on one batch, `mse` measures reconstruction on many."""
+    """Model, optimiser and schedule; `step` trains on one batch."""
 
     def __init__(
         self,
         model: Autoencoder,
         device: torch.device,
-        precision: Literal["fp32", "bf16"],
+        precision: Precision,
         learning_rate: float,
         weight_decay: float,
         clip_norm: float,
@@ -107,18 +105,20 @@ class Engine:
         self.schedule.step()
         return loss.detach()
 
-    @torch.inference_mode()
-    def mse(self, images: Images, split: str, batch_size: int) -> float:
-        """Mean squared error in [0, 1] pixel units over a split, reconstructions clipped to [0, 1]."""
-        self.model.eval()
-        positions = images.positions(split)
-        total = torch.zeros((), dtype=torch.float64, device=self.device)
-        for start in range(0, len(positions), batch_size):
-            x = pixels(images.rows(positions[start : start + batch_size]), self.device)
-            with self.autocast:
-                reconstruction = self.model(x).reconstruction
-            total += (reconstruction.clamp(0, 1) - x).square().sum(dtype=torch.float64)
-        return float(total) / (len(positions) * math.prod(images.shape))
+
+@torch.inference_mode()
+def reconstruction_mse(model: Autoencoder, images: Images, split: str, device: torch.device) -> float:
+    """Mean squared error over a split in [0, 1] pixel units, reconstructions clipped to [0, 1].
+
+    Precision is the caller's: under its autocast, or float32.
+    """
+    model.eval()
+    positions = images.positions(split)
+    total = torch.zeros((), dtype=torch.float64, device=device)
+    for start in range(0, len(positions), BLOCK):
+        x = pixels(images.rows(positions[start : start + BLOCK]), device)
+        total += (model(x).reconstruction.clamp(0, 1) - x).square().sum(dtype=torch.float64)
+    return float(total) / (len(positions) * math.prod(images.shape))
 
 
 def warmup_and_cosine(step: int, warmup_steps: int, steps: int) -> float:

@@ -13,6 +13,7 @@ from typing import Any, Literal
 
 import numpy as np
 import torch
+from threadpoolctl import threadpool_limits
 from tqdm import tqdm
 
 from aecore import artifact, config, tracking
@@ -21,13 +22,12 @@ from aecore.data.decode import Preparation
 from aecore.data.images import Images
 from aecore.models import autoencoder
 from aecore.models.autoencoder import Autoencoder
-from aecore.models.pca import fit_pca
+from aecore.models.device import choose_device
+from aecore.models.pca import fit_images
 from aecore.models.recipe import read_recipe
 from aecore.training.checkpoint import Checkpoint, checkpoint
-from aecore.training.engine import Engine, Feed, choose_device, choose_precision, pixels
+from aecore.training.engine import BLOCK, Engine, Feed, Precision, choose_precision, pixels, reconstruction_mse
 
-EVALUATE = 512
-"""Images a batch when only measuring."""
 GRID = 8
 """Images in the grid of reconstructions that is logged while training."""
 
@@ -75,6 +75,17 @@ class History:
     train_loss: list[float] = dataclasses.field(default_factory=list)
     validation_mse: list[float] = dataclasses.field(default_factory=list)
     learning_rate: list[float] = dataclasses.field(default_factory=list)
+    seconds: float = 0.0
+    """Spent in all epochs so far, whichever process ran them."""
+
+    @property
+    def epochs(self) -> int:
+        """How many are done."""
+        return len(self.train_loss)
+
+    def curves(self) -> dict[str, list[float]]:
+        """The lists, by name."""
+        return {name: values for name, values in vars(self).items() if isinstance(values, list)}
 
     @property
     def best(self) -> int:
@@ -83,26 +94,26 @@ class History:
 
 
 def fit(
-    model: Autoencoder, images: Images, train: TrainConfig, runtime: Runtime, saved: Checkpoint, run: tracking.Run
-) -> History:
+    model: Autoencoder, images: Images, train: TrainConfig, seed: int, device: torch.device, precision: Precision,
+    saved: Checkpoint, run: tracking.Run,
+) -> History:  # fmt: skip
     """Train `model` in place and leave it with the weights of its best epoch; carry on from `saved` if it holds any.
 
     Killed and carried on, it ends with the weights it would have had (on a CPU, bit for bit).
     Raises WorkFailed when the loss is no longer finite.
     """
-    device = choose_device(runtime)
-    feed = Feed(images, "train", train.batch_size, runtime.seed, device)
-    steps = train.epochs * feed.steps
-    warmup = round(train.warmup_epochs * feed.steps)
-    precision = choose_precision(train.precision, device)
+    feed = Feed(images, "train", train.batch_size, seed, device)
+    warmup, steps = round(train.warmup_epochs * feed.steps), train.epochs * feed.steps
     engine = Engine(model, device, precision, train.learning_rate, train.weight_decay, train.clip_norm, warmup, steps)
-    history, best, first = History(), copy.deepcopy(model.state_dict()), 0
+    history, best = History(), copy.deepcopy(model.state_dict())
     if state := saved.load():
-        history, best, first = _restore(engine, state)
-        tqdm.write(f"carrying on after epoch {first} of {train.epochs}", file=sys.stderr)
+        history, best = _restore(engine, state)
+        tqdm.write(f"carrying on after epoch {history.epochs} of {train.epochs}", file=sys.stderr)
 
-    with _bar(first, train.epochs, len(feed.positions), f"train {train.recipe} ({device.type}, {precision})") as bar:
-        for epoch in range(first, train.epochs):
+    label = f"train {train.recipe} ({device.type}, {precision})"
+    with _bar(history.epochs, train.epochs, len(feed.positions), label) as bar:
+        for epoch in range(history.epochs, train.epochs):
+            started = time.perf_counter()
             model.train()
             total, seen = torch.zeros((), dtype=torch.float64, device=device), 0
             for x in feed.epoch(epoch):
@@ -110,8 +121,10 @@ def fit(
                 seen += len(x)
                 bar.update(len(x))
             history.train_loss.append(float(total) / seen)
-            history.validation_mse.append(engine.mse(images, "validation", EVALUATE))
+            with engine.autocast:
+                history.validation_mse.append(reconstruction_mse(model, images, "validation", device))
             history.learning_rate.append(float(engine.schedule.get_last_lr()[0]))
+            history.seconds += time.perf_counter() - started
             if not math.isfinite(history.train_loss[-1] + history.validation_mse[-1]):
                 raise WorkFailed(
                     f"training stopped in epoch {epoch + 1}: the loss is {history.train_loss[-1]}. "
@@ -121,23 +134,17 @@ def fit(
                 best = copy.deepcopy(model.state_dict())
             saved.save(_state(engine, history, best))
             bar.set_postfix_str(f"epoch {epoch + 1}/{train.epochs}, validation MSE {history.validation_mse[-1]:.5f}")
-            run.log({key: values[-1] for key, values in dataclasses.asdict(history).items()}, step=epoch + 1)
+            run.log({name: values[-1] for name, values in history.curves().items()}, step=epoch + 1)
             if epoch % 10 == 9 or epoch + 1 == train.epochs:
-                run.image(reconstruction_grid(engine, images), "reconstructions", step=epoch + 1)
+                run.image(reconstruction_grid(model, images, device), "reconstructions", step=epoch + 1)
     model.load_state_dict(best)
     return history
 
 
-def solve_pca(model: Autoencoder, images: Images, seed: int) -> bool:
-    """Fill the linear autoencoder with principal components; returns whether they are exact."""
-    positions = images.positions("train")
-
-    def batches() -> Any:
-        for start in range(0, len(positions), EVALUATE):
-            rows = images.rows(positions[start : start + EVALUATE])
-            yield rows.reshape(len(rows), -1).astype(np.float32) / 255
-
-    pca = fit_pca(batches, len(positions), model.latent_dim, seed)
+def solve_pca(model: Autoencoder, images: Images, seed: int) -> tuple[History, bool]:
+    """Fill the linear autoencoder with principal components; the second value says whether they are exact."""
+    started = time.perf_counter()
+    pca = fit_images(images, model.latent_dim, seed)
     mean, components = torch.from_numpy(pca.mean), torch.from_numpy(pca.components)
     with torch.no_grad():
         down, up = model.encoder[1], model.decoder[0]  # type: ignore[index]
@@ -145,15 +152,16 @@ def solve_pca(model: Autoencoder, images: Images, seed: int) -> bool:
         down.bias.copy_(-(components @ mean))
         up.weight.copy_(components.T)
         up.bias.copy_(mean)
-    return pca.exact
+    errors = [reconstruction_mse(model, images, split, torch.device("cpu")) for split in ("train", "validation")]
+    return History([errors[0]], [errors[1]], [0.0], time.perf_counter() - started), pca.exact
 
 
-def reconstruction_grid(engine: Engine, images: Images) -> np.ndarray:
+def reconstruction_grid(model: Autoencoder, images: Images, device: torch.device) -> np.ndarray:
     """Originals above reconstructions of the first validation images: uint8 (2 * H, GRID * W, C)."""
-    engine.model.eval()
-    x = pixels(images.rows(images.positions("validation")[:GRID]), engine.device)
+    model.eval()
+    x = pixels(images.rows(images.positions("validation")[:GRID]), device)
     with torch.inference_mode():
-        rows = torch.stack([x, engine.model(x).reconstruction.clamp(0, 1)])  # (2, n, C, H, W)
+        rows = torch.stack([x, model(x).reconstruction.clamp(0, 1)])  # (2, n, C, H, W)
     r, n, c, h, w = rows.shape
     grid = rows.permute(0, 3, 1, 4, 2).reshape(r * h, n * w, c)
     return np.asarray((grid * 255).round().byte().cpu().numpy())
@@ -166,30 +174,37 @@ def main() -> None:
     track = config.section(tracking.TrackingConfig, "tracking")
     recipe = read_recipe(train.recipe, train.overrides)
     images = Images.open()
+    if len(images.positions("train")) < 2:
+        raise UserError(
+            "there is one training image, and training needs two: add images, or raise prepare.split.train."
+        )
     torch.manual_seed(runtime.seed)
+    torch.set_num_threads(runtime.threads)
+    device = choose_device("cpu" if recipe.architecture == "pca" else runtime.device)
+    precision = choose_precision(train.precision, device)
     model = Autoencoder(recipe, images.shape, train.latent_dim)
-    training = dataclasses.asdict(train) | {"seed": runtime.seed, "threads": runtime.threads}
-    parameters = {"run": dataclasses.asdict(runtime), "train": training, "recipe": dataclasses.asdict(recipe)}
-    parameters["data"] = {"digest": images.manifest.digest, **images.manifest.facts["splits"]}
+    training = dataclasses.asdict(train) | {"precision": precision, "device": device.type}
+    training |= {"seed": runtime.seed, "threads": runtime.threads}
+    data = {"digest": images.manifest.digest, **images.manifest.facts["splits"]}
+    parameters = {"train": training, "recipe": dataclasses.asdict(recipe), "data": data}
 
     with (
-        checkpoint({**parameters, "torch": torch.__version__}) as saved,
+        threadpool_limits(runtime.threads),
+        checkpoint({**parameters, "code": _code(), "torch": torch.__version__}) as saved,
         tracking.run("train", parameters, {"aecore.data": images.manifest.digest}, track) as run,
     ):
         run.dataset("prepared", images.manifest.digest, "training")
-        started = time.perf_counter()
         if recipe.architecture == "pca":
-            choose_device(runtime)
-            training["exact"] = solve_pca(model, images, runtime.seed)
-            engine = Engine(model, torch.device("cpu"), "fp32", 1.0, 0.0, 1.0, 0, 1)
-            history = History(
-                [engine.mse(images, "train", EVALUATE)], [engine.mse(images, "validation", EVALUATE)], [0.0]
-            )
-            run.image(reconstruction_grid(engine, images), "reconstructions", step=1)
+            history, training["exact"] = solve_pca(model, images, runtime.seed)
+            run.image(reconstruction_grid(model, images, device), "reconstructions", step=1)
         else:
             model.normalise_by(*_channel_moments(images))
-            history = fit(model, images, train, runtime, saved, run)
-        seconds = time.perf_counter() - started
+            try:
+                history = fit(model, images, train, runtime.seed, device, precision, saved, run)
+            except torch.OutOfMemoryError as error:
+                raise WorkFailed(
+                    f"the GPU's memory is too small: lower train.batch_size ({train.batch_size})."
+                ) from error
 
         preparation = {field.name: images.manifest.facts[field.name] for field in dataclasses.fields(Preparation)}
         with artifact.writing(config.MODEL, "model", {"data": images.manifest}) as directory:
@@ -199,27 +214,32 @@ def main() -> None:
             "best_epoch": history.best + 1,
             "validation_mse": history.validation_mse[history.best],
             "parameters": sum(p.numel() for p in model.parameters()),
+            "seconds": history.seconds,
+            "images_per_second": history.epochs * len(images.positions("train")) / history.seconds,
         }
-        speed = {
-            "seconds": seconds,
-            "images_per_second": len(history.train_loss) * len(images.positions("train")) / seconds,
-        }
-        _write_reports(history, summary | speed)
-        run.log({key: float(value) for key, value in (summary | speed).items()})
+        _write_reports(history, summary)
+        run.log({key: float(value) for key, value in summary.items()})
         run.model(config.MODEL, manifest, {"validation_mse": summary["validation_mse"]})
         saved.discard()
     print(
-        f"trained {train.recipe} ({summary['parameters']:,} parameters) in {seconds:.0f} s: validation MSE "
+        f"trained {train.recipe} ({summary['parameters']:,} parameters) in {history.seconds:.0f} s: validation MSE "
         f"{summary['validation_mse']:.5f} at epoch {summary['best_epoch']}; weights {manifest.digest[:12]}"
     )
+
+
+def _code() -> dict[str, str]:
+    """sha256 of the files that determine a training: a checkpoint of other code is not carried on."""
+    ours = ("aecore.training", "aecore.models", "aecore.data.images")
+    files = {name: module.__file__ for name, module in sys.modules.items() if name.startswith(ours)}
+    return {name: artifact.sha256_file(Path(file)) for name, file in sorted(files.items()) if file}
 
 
 def _channel_moments(images: Images) -> tuple[torch.Tensor, torch.Tensor]:
     """Mean and standard deviation of each channel over the training images, each (C,), in [0, 1] units."""
     positions, channels = images.positions("train"), images.shape[0]
     count, total, squares = 0, np.zeros(channels), np.zeros(channels)
-    for start in range(0, len(positions), EVALUATE):
-        rows = images.rows(positions[start : start + EVALUATE]).astype(np.float32) / 255
+    for start in range(0, len(positions), BLOCK):
+        rows = images.rows(positions[start : start + BLOCK]).astype(np.float32) / 255
         count += rows.size // channels
         total += rows.sum(axis=(0, 2, 3), dtype=np.float64)
         squares += np.square(rows).sum(axis=(0, 2, 3), dtype=np.float64)
@@ -238,12 +258,11 @@ def _state(engine: Engine, history: History, best: dict[str, torch.Tensor]) -> d
     }
 
 
-def _restore(engine: Engine, state: dict[str, Any]) -> tuple[History, dict[str, torch.Tensor], int]:
+def _restore(engine: Engine, state: dict[str, Any]) -> tuple[History, dict[str, torch.Tensor]]:
     engine.model.load_state_dict(state["model"])
     engine.optimiser.load_state_dict(state["optimiser"])
     engine.schedule.load_state_dict(state["schedule"])
-    history = History(**state["history"])
-    return history, state["best"], len(history.train_loss)
+    return History(**state["history"]), state["best"]
 
 
 def _bar(first: int, epochs: int, images: int, description: str) -> tqdm[Any]:
@@ -257,7 +276,7 @@ def _write_reports(history: History, summary: dict[str, Any]) -> None:
     config.REPORTS.mkdir(exist_ok=True)
     with Path(config.REPORTS / "training.csv").open("w", newline="") as file:
         table = csv.writer(file)
-        table.writerow(["epoch", *(field.name for field in dataclasses.fields(history))])
-        columns = zip(history.train_loss, history.validation_mse, history.learning_rate, strict=True)
-        table.writerows([epoch, *row] for epoch, row in enumerate(columns, start=1))
+        curves = history.curves()
+        table.writerow(["epoch", *curves])
+        table.writerows([epoch, *row] for epoch, row in enumerate(zip(*curves.values(), strict=True), start=1))
     artifact.write_json(config.REPORTS / "train.json", summary)

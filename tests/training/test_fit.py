@@ -20,7 +20,7 @@ from aecore.config import WorkFailed
 from aecore.data.images import Images
 from aecore.models import autoencoder
 from aecore.models.pca import fit_pca
-from aecore.training.checkpoint import checkpoint
+from aecore.training.checkpoint import Checkpoint, checkpoint
 from aecore.training.engine import Feed, warmup_and_cosine
 
 Set = Callable[..., None]
@@ -114,6 +114,26 @@ def test_killed_and_run_again_it_ends_with_the_same_weights(workspace: Path, set
     assert not list(Path(".aecore/checkpoints").glob("*/state.pt"))
 
 
+def test_a_checkpoint_of_other_code_is_not_carried_on(
+    workspace: Path, set_params: Set, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def killed(*arguments: object) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Checkpoint, "discard", killed)
+        assert cli.main(["train"]) == 130
+    assert list(Path(".aecore/checkpoints").glob("*/state.pt"))
+    assert cli.main(["train"]) == 0
+    assert "carrying on" in capsys.readouterr().err
+    with monkeypatch.context() as patch:
+        patch.setattr(Checkpoint, "discard", killed)
+        assert cli.main(["train"]) == 130
+    monkeypatch.setattr("aecore.training.fit._code", lambda: {"aecore.training.fit": "edited"})
+    assert cli.main(["train"]) == 0
+    assert "carrying on" not in capsys.readouterr().err
+
+
 @pytest.mark.slow
 def test_killed_at_ten_random_moments_it_ends_with_the_same_weights(workspace: Path, set_params: Set) -> None:
     set_params(train={"epochs": 300})
@@ -121,11 +141,14 @@ def test_killed_at_ten_random_moments_it_ends_with_the_same_weights(workspace: P
     expected = weights()
     (config.MODEL / autoencoder.WEIGHTS).unlink()
     rng = np.random.default_rng(0)
+    left = 0
     for _ in range(10):
         child = subprocess.Popen([sys.executable, "-m", "aecore", "train"], stderr=subprocess.DEVNULL)
         time.sleep(rng.uniform(2, 8))
         child.kill()
         child.wait()
+        left += any(Path(".aecore/checkpoints").glob("*/state.pt"))
+    assert left >= 5  # else the kills fell before the first epoch or after the last
     assert subprocess.run([sys.executable, "-m", "aecore", "train"], stderr=subprocess.DEVNULL).returncode == 0
     assert weights() == expected
 
