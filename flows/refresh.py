@@ -59,14 +59,26 @@ def refresh(publish: bool = True) -> list[Result]:
 
 
 def record(results: list[Result]) -> None:
-    """Keep the graph, what became of each stage, and the metrics, as artifacts of the flow run."""
-    create_markdown_artifact(pipeline.ask("dag", "--md").strip(), key="pipeline", description="The stages, from DVC")
-    create_table_artifact(
-        [{"stage": r.name, "outcome": r.outcome, "seconds": round(r.seconds, 1), "last line": r.last} for r in results],
-        key="stages",
-        description="What ran, and what was there already",
-    )
-    create_table_artifact(metrics(), key="metrics", description="`dvc metrics show`")
+    """Keep what became of each stage, the graph, and the metrics, as artifacts of the flow run.
+
+    What goes wrong here is a warning in the log: the work itself is done, or has failed for a reason of its own.
+    """
+    try:
+        create_table_artifact(
+            [
+                {"stage": r.name, "outcome": r.outcome, "seconds": round(r.seconds, 1), "last line": r.last}
+                for r in results
+            ],
+            key="stages",
+            description="What ran, and what was there already",
+        )
+        graph = pipeline.ask("dag", "--md").strip()
+        create_markdown_artifact(graph, key="pipeline", description="The stages, from DVC")
+        create_table_artifact(metrics(), key="metrics", description="`dvc metrics show`")
+    except Exception as error:
+        get_run_logger().warning(
+            "Not everything that this run did is kept as artifacts: %s: %s", type(error).__name__, error
+        )
 
 
 def metrics() -> list[dict[str, Any]]:

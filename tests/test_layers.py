@@ -33,7 +33,7 @@ ONLY_HERE = {
         "aecore/search/index.py",
         "aecore/search/recall.py",
         "aecore/search/searcher.py",
-        "aecore/analysis/cluster.py",
+        "aecore/analysis/kmeans.py",
     },
     "prefect": set[str](),
     "dvc": set[str](),

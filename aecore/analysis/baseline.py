@@ -9,7 +9,7 @@ import numpy as np
 
 from aecore import artifact, config
 from aecore.analysis import protocol
-from aecore.analysis.cluster import threads
+from aecore.analysis.kmeans import threads
 from aecore.analysis.protocol import EvaluateConfig, Sample, flat
 from aecore.analysis.space import Space, blocks
 from aecore.artifact import Manifest

@@ -13,8 +13,8 @@ import torch
 
 from aecore import artifact, config, tracking
 from aecore.analysis import baseline, compare, figures, protocol
-from aecore.analysis.cluster import threads
 from aecore.analysis.compare import Comparison
+from aecore.analysis.kmeans import threads
 from aecore.analysis.protocol import EvaluateConfig, Sample
 from aecore.analysis.space import Space
 from aecore.artifact import Manifest

@@ -10,8 +10,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from aecore.analysis.cluster import assign, kmeans, sample
 from aecore.analysis.distort import distort
+from aecore.analysis.kmeans import assign, kmeans, sample
 from aecore.analysis.scores import average_precision, psnr, rank_of, squared_error, ssim, vote
 from aecore.analysis.space import Space, leading
 from aecore.config import UserError, require

@@ -26,6 +26,8 @@ class Entry:
     label: int | None = None
     split: SplitName | None = None
     """The official split, where the source has one."""
+    held: int = 0
+    """Bytes of content in memory before `read` is called."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,14 +48,14 @@ class Unreadable(ValueError):
 
 
 def rejected(path: str, batch: str, reason: str, *, counts: bool = True) -> Entry:
-    """Make the entry of a file that is known to be of no use before it is read; `path` may hold any bytes."""
+    """Make the entry of a file that is known to be of no use before it is read; its names may hold any bytes."""
 
     def refuse() -> bytes:
         raise Unreadable(reason)
 
-    return Entry(printable(path), batch, refuse, counts)
+    return Entry(printable(path), printable(batch), refuse, counts)
 
 
-def printable(path: str) -> str:
-    """Return `path` with bytes that are not UTF-8 written as `\\xNN`."""
-    return path.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
+def printable(name: str) -> str:
+    """Return the name of a file with bytes that are not UTF-8 written as `\\xNN`."""
+    return name.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")

@@ -9,9 +9,9 @@ from __future__ import annotations
 import errno
 import math
 from collections import deque
+from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
-from itertools import islice
 from pathlib import Path
 from typing import Any, BinaryIO, Literal
 
@@ -26,6 +26,9 @@ from aecore.data.sources import SourceConfig, open_source
 from aecore.data.trees import READ_ERRORS
 
 CHUNK = 32
+"""Entries that a thread decodes at a time, at most."""
+IN_FLIGHT = 256 * 2**20
+"""Bytes of content read ahead and of pixels not written yet, at most; but always one chunk, and one being read."""
 
 
 @dataclass(frozen=True)
@@ -138,25 +141,45 @@ def _read_all(stream: Source, preparation: Preparation, threads: int, pixels: Bi
     found = Found()
     bar = tqdm(total=stream.total, desc="prepare", unit=" images", mininterval=0.5, disable=None)
     with bar, ThreadPoolExecutor(threads) as pool:
-        waiting: deque[tuple[list[Entry], Future[list[Any]]]] = deque()
+        waiting: deque[tuple[list[Entry], int, Future[list[Any]]]] = deque()
+        in_flight = 0
 
-        def take() -> None:
-            entries, future = waiting.popleft()
+        def take() -> int:
+            entries, size, future = waiting.popleft()
             for entry, result in zip(entries, future.result(), strict=True):
                 _record(found, entry, result, pixels)
             bar.update(len(entries))
+            return size
 
         try:
-            while chunk := list(islice(stream.entries, CHUNK)):
-                waiting.append((chunk, pool.submit(_decode_all, chunk, preparation)))
-                if len(waiting) > 2 * threads:
-                    take()
+            for chunk, size in _chunks(stream.entries, math.prod(preparation.shape), IN_FLIGHT // (2 * threads + 1)):
+                waiting.append((chunk, size, pool.submit(_decode_all, chunk, preparation)))
+                in_flight += size
+                while len(waiting) > 2 * threads or (in_flight > IN_FLIGHT and len(waiting) > 1):
+                    in_flight -= take()
             while waiting:
                 take()
         except BaseException:
             pool.shutdown(wait=False, cancel_futures=True)
             raise
     return found
+
+
+def _chunks(entries: Iterator[Entry], row: int, most: int) -> Iterator[tuple[list[Entry], int]]:
+    """Cut the stream after CHUNK entries, or sooner once contents held and `row` bytes of pixels each are `most`.
+
+    Yields the entries and those bytes.
+    """
+    chunk: list[Entry] = []
+    size = 0
+    for entry in entries:
+        chunk.append(entry)
+        size += entry.held + row
+        if len(chunk) == CHUNK or size >= most:
+            yield chunk, size
+            chunk, size = [], 0
+    if chunk:
+        yield chunk, size
 
 
 def _decode_all(entries: list[Entry], preparation: Preparation) -> list[tuple[bytes, bytes, Decoded] | str]:

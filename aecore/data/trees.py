@@ -216,7 +216,7 @@ def _tar_entries(file: Path, batch: str, limit: int) -> Iterator[Entry]:
                     data = content.read()
                     if len(data) != member.size:
                         raise EOFError(f"{name} ends early")
-                    entry = Entry(name, batch, partial(bytes, data), _counts(name))
+                    entry = Entry(name, batch, partial(bytes, data), _counts(name), held=len(data))
                 yield entry
             while raw.read(2**20):  # a compressed stream that was cut says so at its end
                 pass

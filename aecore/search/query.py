@@ -6,7 +6,7 @@
                 "digests": {"data": hex, "model": hex, "embeddings": hex, "index": hex}},
      "metric": "cosine" | "l2",
      "k": number of neighbours given for each query,
-     "queries": [{"path": file asked for, or null,
+     "queries": [{"path": file asked for (bytes that are not UTF-8 as \\xNN), or null,
                   "id": id asked for, or null,
                   "neighbours": [{"rank": 1…k, "id": …, "path": the source's name of the image,
                                   "label": number or null, "label_name": text or null,
@@ -30,6 +30,7 @@ from aecore import artifact
 from aecore.artifact import Manifest
 from aecore.config import UserError
 from aecore.data.decode import Preparation, decode
+from aecore.data.entry import printable
 from aecore.search.searcher import PARTS, Neighbours, Searcher, Source
 
 CELL = 96
@@ -82,7 +83,7 @@ def run(
         draw_montage(queries.names, asked, rows, seen).save(montage, format="PNG")
         print(f"aecore query: drew {montage}", file=sys.stderr)
     if as_json:
-        given = [(str(path), None) for path in images] + [(None, str(item_id)) for item_id in wanted]
+        given = [(printable(str(path)), None) for path in images] + [(None, str(item_id)) for item_id in wanted]
         answer = {
             "source": {"kind": source.kind, "path": str(source.directory), "digests": _digests(searcher.manifest)},
             "metric": searcher.metric,
@@ -186,7 +187,7 @@ def _read(source: Source, files: Sequence[str | Path], ids: list[int]) -> tuple[
         searcher = Searcher.open(index, embeddings, data, model)
         vectors, preparation = [], None
     vectors += [searcher.vector(item_id)[None] for item_id in ids]
-    names = [str(path) for path in files] + [f"id {item_id}" for item_id in ids]
+    names = [printable(str(path)) for path in files] + [f"id {item_id}" for item_id in ids]
     return searcher, Queries(names, np.concatenate(vectors), preparation)
 
 

@@ -68,7 +68,7 @@ def publish(root: Path = Path()) -> None:
 
 
 def rollback(root: Path = Path()) -> None:
-    """Serve the copy that was current before this one was published; again goes back further.
+    """Serve the copy that was current before this one was published; again goes back further, never to one left so.
 
     Raises UserError where none came before, WorkFailed where it is gone or damaged; `current` is then what it was.
     """
@@ -79,10 +79,13 @@ def rollback(root: Path = Path()) -> None:
         now = _current(serving)
         if now is None:
             raise UserError(f"nothing is published at {serving}: run `python -m aecore publish`.")
-        befores = [e["previous"] for e in _history(serving) if e["action"] == "publish" and e["id"] == now]
-        if not befores or befores[-1] is None:
-            raise UserError(f"{serving / now} is the first that was published: there is nothing to go back to.")
-        before = befores[-1]
+        line = _line(serving, now)
+        if len(line) < 2:
+            raise UserError(
+                f"{serving / now} is the first copy that was not rolled back from: there is nothing further to go back "
+                "to; `python -m aecore publish` serves the workspace's artefacts."
+            )
+        before = line[-2]
         if not (serving / before).is_dir():
             raise WorkFailed(
                 f"{serving / before}, which was current before {now}, was removed (the last {KEEP} are kept): "
@@ -201,6 +204,33 @@ def _history(serving: Path) -> list[dict[str, Any]]:
         with contextlib.suppress(ValueError):
             entries.append(json.loads(line))
     return entries
+
+
+def _line(serving: Path, now: str) -> list[str]:
+    """Copies that one rollback after another walks back through, each once; the current one comes last.
+
+    A publication puts its copy at the end, a rollback takes the end away. An entry whose switch a kill prevented
+    does not count: what was current next tells.
+    """
+    line: list[str] = []
+    before: list[str] = []
+    for entry in _history(serving):
+        name, before = entry["id"], _settled(line, before, entry["previous"])
+        back = entry["action"] == "rollback" and name in before
+        line = before[: before.index(name) + 1] if back else _ending(before, name)
+    return _settled(line, before, now)
+
+
+def _settled(line: list[str], before: list[str], current: str | None) -> list[str]:
+    """Return `line`, or the one `before` it where that ends with `current`: then the last switch never happened."""
+    for known in (line, before):
+        if known[-1:] == ([current] if current else []):
+            return known
+    return _ending(line, current) if current else []  # somebody switched by hand
+
+
+def _ending(line: list[str], name: str) -> list[str]:
+    return [*(other for other in line if other != name), name]
 
 
 def _remove_old(serving: Path) -> list[str]:

@@ -9,7 +9,8 @@ import pyarrow.parquet as pq
 import pytest
 
 from aecore import cli, config
-from aecore.analysis.cluster import assign, kmeans, summarise
+from aecore.analysis.cluster import summarise
+from aecore.analysis.kmeans import assign, kmeans
 from aecore.analysis.map import MapConfig, lay_out
 from aecore.artifact import read_manifest
 from aecore.config import UserError

@@ -3,6 +3,7 @@ from __future__ import annotations
 import errno
 import hashlib
 import io
+import os
 import tarfile
 import zipfile
 from pathlib import Path
@@ -326,6 +327,64 @@ def test_few_chunks_are_in_flight(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     run(source, tmp_path / "out")
     assert recorded[0] == 400
     assert most[0] <= (2 * 2 + 1) * prepare.CHUNK
+
+
+@pytest.mark.parametrize("most", [1, 20_000, 2**30])
+def test_few_bytes_are_in_flight(most: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What a tar's reader runs ahead is bounded by bytes, not by entries alone; the result is the same."""
+    with tarfile.open(tmp_path / "x.tar", "w") as archive:
+        for number in range(200):
+            info, content = tarfile.TarInfo(f"{number:03d}.png"), png(number) + bytes(2_000)
+            info.size = len(content)
+            archive.addfile(info, io.BytesIO(content))
+    run(tmp_path / "x.tar", tmp_path / "expected", "archive")
+    monkeypatch.setattr(prepare, "IN_FLIGHT", most)
+    held, reached = [0], [0]
+    entries, record = prepare.open_source, prepare._record
+
+    def counted(config: SourceConfig, limit: int) -> Any:
+        stream = entries(config, limit)
+
+        def count() -> Any:
+            for entry in stream.entries:
+                assert entry.held == len(entry.read())
+                held[0] += entry.held + 36
+                reached[0] = max(reached[0], held[0])
+                yield entry
+
+        return type(stream)(count(), stream.total, stream.labels, stream.packed)
+
+    def counted_record(found: Any, entry: Any, *rest: Any) -> None:
+        held[0] -= entry.held + 36
+        record(found, entry, *rest)
+
+    monkeypatch.setattr(prepare, "open_source", counted)
+    monkeypatch.setattr(prepare, "_record", counted_record)
+    run(tmp_path / "x.tar", tmp_path / "out", "archive")
+    assert files(tmp_path / "out") == files(tmp_path / "expected")
+    one = len(png(0)) + 2_100
+    bound = max(most, one) + most // 5 + one  # what waits, and the chunk that is being read
+    assert reached[0] <= min(bound, 5 * prepare.CHUNK * one)
+    assert reached[0] > min(most, 100_000)  # and it does read ahead
+
+
+def test_names_that_are_not_utf8_reach_the_tables(tmp_path: Path) -> None:
+    source = fill(tmp_path / "in" / "good", range(40)).parent
+    fill(Path(os.fsdecode(os.fsencode(source) + b"/caf\xe9")), range(2))
+    run(source, tmp_path / "out", batches=True, max_rejected=0.5)
+    table = rows(tmp_path / "out", "rejected")
+    assert [(row["batch"], row["path"]) for row in table] == [
+        ("caf\\xe9", "caf\\xe9/000.png"), ("caf\\xe9", "caf\\xe9/001.png")]  # fmt: skip
+
+    archives = tmp_path / "archives"
+    archives.mkdir()
+    for name in (b"good.zip", b"caf\xe9.zip", b"caf\xe9.txt"):
+        with zipfile.ZipFile(os.fsdecode(os.fsencode(archives) + b"/" + name), "w") as archive:
+            for number in range(40) if name == b"good.zip" else range(1):
+                archive.writestr(f"{number}.png", png(number))
+    run(archives, tmp_path / "out", "archive", batches=True, max_rejected=0.5)
+    assert sorted((row["batch"], row["path"]) for row in rows(tmp_path / "out", "rejected")) == [
+        ("", "caf\\xe9.txt"), ("caf\\xe9.zip", "caf\\xe9.zip/0.png")]  # fmt: skip
 
 
 def test_main_reads_params_and_prints_one_line(

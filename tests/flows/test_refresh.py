@@ -103,6 +103,37 @@ def test_refresh_without_a_server(project: Path) -> None:
     assert not (project / "served").exists()
 
 
+@pytest.mark.parametrize(("third", "told"), [("", "served None"), (FAILING, "failed 2")])
+def test_a_failure_to_record_is_a_warning_only(project: Path, third: str, told: str) -> None:
+    """Prefect's server is lost when the work is done, or has failed: the outcome is the work's all the same."""
+    script = """
+import contextlib, logging, pathlib
+from flows import pipeline, refresh
+
+def lost(*_, **__):
+    raise ConnectionError("the server is gone")
+
+refresh.create_table_artifact = refresh.create_markdown_artifact = lost
+refresh.get_run_logger = logging.getLogger
+refresh.stage = pipeline.repro
+refresh.publish_task = refresh.publish_task.fn
+logging.getLogger().addHandler(logging.StreamHandler())
+try:
+    refresh.refresh.fn()
+    print("served", None)
+except pipeline.CommandFailed as error:
+    assert error.__context__ is None
+    print("failed", error.status)
+"""
+    (project / "dvc.yaml").write_text(DVC_YAML + third)
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=200, check=False)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.splitlines()[-1] == told
+    assert "ConnectionError: the server is gone" in done.stderr
+    assert "Traceback" not in done.stderr
+    assert (project / "served").exists() == (third == "")
+
+
 @pytest.mark.slow
 def test_sigterm_to_refresh_ends_the_stage(project: Path) -> None:
     (project / "dvc.yaml").write_text(DVC_YAML + SLEEPING)

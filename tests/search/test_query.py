@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import io
 import json
+import os
 import re
 import shutil
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -75,6 +78,21 @@ def test_the_table_is_aligned_and_says_who_answers(workspace: Path, capsys: pyte
     assert head.split() == ["rank", "similarity", "distance", "id", "label", "path"]
     assert len(rows) == 4
     assert len({row.index(row.split()[-1]) for row in rows} | {head.index("path")}) == 1
+
+
+def test_a_file_name_that_is_not_utf8_is_printed(workspace: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    name = os.fsdecode(b"caf\xe9.png")
+    shutil.copy(FILE, name)
+    for as_json in (False, True):
+        out = io.TextIOWrapper(io.BytesIO(), "utf-8", "strict")
+        with monkeypatch.context() as patch:
+            patch.setattr(sys, "stdout", out)
+            run([name], [], 1, as_json=as_json, montage=Path("montage.png"))
+        out.seek(0)
+        told = out.read()
+        shown = json.loads(told)["queries"][0]["path"] if as_json else told.splitlines()[0]
+        assert shown == "caf\\xe9.png"
+    assert Path("montage.png").is_file()
 
 
 def test_the_montage_has_its_size_and_shows_the_images(workspace: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import signal
@@ -137,13 +138,81 @@ def test_rollback_goes_back_step_by_step(version: Callable[[int], str], capsys: 
     assert f"rolled back from {names[2]} to serving/{names[1]}" in capsys.readouterr().out
     rollback()
     assert now() == names[0]
-    with pytest.raises(UserError, match="nothing to go back to"):
+    with pytest.raises(UserError, match="nothing further to go back to"):
         rollback()
     assert now() == names[0]
     publish()
     assert now() == names[2]
     rollback()
     assert now() == names[0]
+
+
+def test_rollback_never_returns_to_a_copy_it_left(version: Callable[[int], str]) -> None:
+    a, b = version(0), version(1)
+    for number in (0, 1, 0):
+        version(number)
+        publish()
+    assert now() == a
+    rollback()
+    assert now() == b
+    with pytest.raises(UserError, match="nothing further to go back to"):
+        rollback()
+    assert now() == b
+
+
+@pytest.mark.parametrize("seed", range(40))
+def test_rollback_walks_strictly_further_back(seed: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whatever was published, rolled back, and killed before its switch.
+
+    The oracle: a copy rolled back from is out until it is published again; of the others, the one published last.
+    """
+    monkeypatch.setattr(module, "_verify", lambda path: None)
+    serving, random = tmp_path / "serving", np.random.default_rng(seed)
+    for name in "abcd":
+        (serving / name).mkdir(parents=True)
+    published: dict[str, int] = {}
+
+    def current() -> str | None:
+        return max(published, key=published.__getitem__, default=None)
+
+    def killed(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    for time in range(30):
+        name = str(random.choice(list("abcd")))
+        with monkeypatch.context() as patch, contextlib.suppress(KeyboardInterrupt):
+            if random.random() < 0.2:
+                patch.setattr(os, "replace", killed)
+            if random.random() < 0.5 and name != current():
+                module._switch(serving, "publish", name, current())
+                published[name] = time
+            elif len(published) > 1:
+                rollback(tmp_path)
+                del published[str(current())]
+        assert module._current(serving) == current()
+
+    while len(published) > 1:
+        del published[str(current())]
+        rollback(tmp_path)
+        assert module._current(serving) == current()
+    for _ in range(2):
+        with pytest.raises(UserError, match="nothing further"):
+            rollback(tmp_path)
+        assert module._current(serving) == current()
+
+
+def test_rollback_after_a_switch_by_hand(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "_verify", lambda path: None)
+    serving, previous = tmp_path / "serving", None
+    for name in "abc":
+        (serving / name).mkdir(parents=True)
+        module._switch(serving, "publish", name, previous)
+        previous = name
+    (serving / "current").unlink()
+    (serving / "current").symlink_to("a")
+    for name in "cb":
+        rollback(tmp_path)
+        assert module._current(serving) == name
 
 
 def test_rollback_without_a_publication_is_refused(workspace: Path) -> None:
