@@ -54,7 +54,8 @@ def _idx_source(path: Path, files: Any, remedy: str) -> Source:
                 if found > len(labels[split]):
                     break
                 name = f"{images}#{found - 1}"
-                yield Entry(name, "", partial(_given, image), label=int(labels[split][found - 1]), split=split)
+                yield Entry(name, "", partial(_given, image), label=int(labels[split][found - 1]), split=split,
+                            held=image.nbytes)  # fmt: skip
             if found != len(labels[split]):
                 raise UserError(f"{path / images} and {label_file} hold different numbers of images and labels.")
 
@@ -163,7 +164,7 @@ def torchvision_set(name: str, path: Path) -> Source:
                     yield rejected(entry_name, "", f"damaged: {error}")
                     continue
                 number = int(label) if isinstance(label, int | np.integer) else None  # else attributes, boxes, text
-                yield Entry(entry_name, "", partial(_given, pixels), label=number, split=split)
+                yield Entry(entry_name, "", partial(_given, pixels), label=number, split=split, held=pixels.nbytes)
 
     classes = getattr(parts[0][1], "classes", None)
     labels = tuple(map(str, classes)) if classes else None
