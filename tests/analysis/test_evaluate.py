@@ -18,6 +18,7 @@ from aecore.analysis.distort import distort
 from aecore.analysis.protocol import Sample, flat
 from aecore.analysis.space import Space
 from aecore.data.images import Images
+from aecore.models.pca import fit_images
 from aecore.vectors import Embeddings
 
 Set = Callable[..., None]
@@ -114,7 +115,7 @@ def test_ranking_figures_are_the_naive_ones(tmp_path: Path) -> None:
 @pytest.mark.parametrize("labelled", [True, False])
 def test_floors_measure_what_the_labels_allow(labelled: bool, tmp_path: Path) -> None:
     images = write_images(tmp_path / "data", labelled)
-    measured = baseline.floors(images, baseline.fit(images, 3, 0), "l2", 5, 0)
+    measured = baseline.floors(images, fit_images(images, 3, 0), "l2", 5, 0)
     expected = ALWAYS | ({"knn", "precision", "map", "cluster"} if labelled else set())
     assert set(measured["raw"]) == expected
     assert set(measured["pca"]) == expected | REBUILT
