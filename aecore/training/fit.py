@@ -30,6 +30,8 @@ from aecore.training.engine import BLOCK, Engine, Feed, Precision, choose_precis
 
 GRID = 8
 """Images in the grid of reconstructions that is logged while training."""
+CELL = 96
+"""Pixels: smaller ones are enlarged to about this there."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -109,6 +111,8 @@ def fit(
     if state := saved.load():
         history, best = _restore(engine, state)
         tqdm.write(f"carrying on after epoch {history.epochs} of {train.epochs}", file=sys.stderr)
+    else:
+        run.image(reconstruction_grid(model, images, device), "reconstructions", step=0)  # where a slider begins
 
     label = f"train {train.recipe} ({device.type}, {precision})"
     with _bar(history.epochs, train.epochs, len(feed.positions), label) as bar:
@@ -157,14 +161,15 @@ def solve_pca(model: Autoencoder, images: Images, seed: int) -> tuple[History, b
 
 
 def reconstruction_grid(model: Autoencoder, images: Images, device: torch.device) -> np.ndarray:
-    """Originals above reconstructions of the first validation images: uint8 (2 * H, GRID * W, C)."""
+    """Originals above reconstructions of validation images: uint8 (2 * H, GRID * W, C), enlarged by a whole factor."""
     model.eval()
     x = pixels(images.rows(images.positions("validation")[:GRID]), device)
     with torch.inference_mode():
         rows = torch.stack([x, model(x).reconstruction.clamp(0, 1)])  # (2, n, C, H, W)
     r, n, c, h, w = rows.shape
     grid = rows.permute(0, 3, 1, 4, 2).reshape(r * h, n * w, c)
-    return np.asarray((grid * 255).round().byte().cpu().numpy())
+    enlarged = max(1, CELL // h)
+    return np.asarray((grid * 255).round().byte().cpu().numpy()).repeat(enlarged, axis=0).repeat(enlarged, axis=1)
 
 
 def main() -> None:
@@ -218,12 +223,13 @@ def main() -> None:
             "images_per_second": history.epochs * len(images.positions("train")) / history.seconds,
         }
         _write_reports(history, summary)
+        best = {"best_validation_mse": summary.pop("validation_mse")}  # `validation_mse` names the curve
         run.log({key: float(value) for key, value in summary.items()})
-        run.model(config.MODEL, manifest, {"validation_mse": summary["validation_mse"]})
+        run.model(config.MODEL, manifest, best)
         saved.discard()
     print(
         f"trained {train.recipe} ({summary['parameters']:,} parameters) in {history.seconds:.0f} s: validation MSE "
-        f"{summary['validation_mse']:.5f} at epoch {summary['best_epoch']}; weights {manifest.digest[:12]}"
+        f"{best['best_validation_mse']:.5f} at epoch {summary['best_epoch']}; weights {manifest.digest[:12]}"
     )
 
 
