@@ -35,5 +35,9 @@ check: install  ## lint and types
 ui: install  ## MLflow's pages on http://127.0.0.1:5000
 	python -m aecore ui
 
-lock: install  ## write requirements.lock from what is installed
-	python -m pip freeze --exclude-editable --exclude aecore > requirements.lock
+lock: install  ## write requirements.lock from what is installed on Linux x86-64; what only fits there says so
+	python -m pip freeze --exclude-editable --exclude aecore > requirements.tmp
+	sed -nE "s/^faiss-gpu(==.*)/faiss-cpu\1; sys_platform != 'linux' or platform_machine != 'x86_64'/p" requirements.tmp > requirements.lock
+	sed -E "/^(nvidia-|cuda-|triton|faiss-gpu)/ s/$$/; sys_platform == 'linux' and platform_machine == 'x86_64'/" requirements.tmp >> requirements.lock
+	LC_ALL=C sort -f -o requirements.lock requirements.lock
+	rm requirements.tmp
