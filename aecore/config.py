@@ -112,7 +112,7 @@ def build(cls: type[T], values: Any, where: str) -> T:
         if key not in fields:
             raise UserError(f"{where}.{key} is not a known key{_nearest(str(key), fields)}.")
     for key, field in fields.items():
-        if key not in values and field.default is dataclasses.MISSING:
+        if key not in values and field.default is field.default_factory is dataclasses.MISSING:
             raise UserError(f"{where}.{key} is missing.")
     typed = {key: _convert(value, hints[key], f"{where}.{key}") for key, value in values.items()}
     try:

@@ -11,8 +11,10 @@ from typing import Any, NamedTuple, cast
 import torch
 from torch import nn
 
-from aecore.config import UserError, build
+from aecore.config import UserError, WorkFailed, build
+from aecore.data.corrupt import grey
 from aecore.models.bodies import ARCHITECTURES, Shape
+from aecore.models.bottlenecks import BOTTLENECKS, Whitening
 from aecore.models.recipe import Recipe
 
 WEIGHTS = "weights.safetensors"
@@ -25,7 +27,13 @@ class Output(NamedTuple):
     reconstruction: torch.Tensor
     """(B, C, H, W), in pixel units where 0 is black and 1 is white; not clipped."""
     code: torch.Tensor
-    """(B, latent_dim)."""
+    """(B, latent_dim), as `encode` gives it."""
+    latent: torch.Tensor
+    """(B, latent_dim): what the decoder was given, before whitening; drawn at random where the bottleneck does so."""
+    raw: torch.Tensor
+    """(B, C, H, W): the decoder's own output; with the loss `bce`, log-odds of the pixels."""
+    terms: dict[str, torch.Tensor]
+    """The bottleneck's own terms, scalars; see `aecore.models.bottlenecks`."""
 
 
 class Autoencoder(nn.Module):
@@ -42,25 +50,57 @@ class Autoencoder(nn.Module):
                 f"train.latent_dim is {latent_dim}, but an image has only {math.prod(shape)} values "
                 f"(prepare.channels {channels} x prepare.size {height} x {width}): choose a smaller latent_dim."
             )
+        if recipe.corruption == "grey" and shape[0] != 3:
+            raise UserError(
+                f"the recipe's corruption is 'grey' while prepare.channels is {shape[0]}: colour can only be taken "
+                "from images that have it; set prepare.channels to 3."
+            )
         self.recipe: Recipe = recipe
         self.shape: Shape = shape
         self.latent_dim: int = latent_dim
-        self.encoder, self.decoder = ARCHITECTURES[recipe.architecture](recipe, shape, latent_dim)
+        self.bottleneck = BOTTLENECKS[recipe.bottleneck](latent_dim)
+        self.encoder, self.decoder = ARCHITECTURES[recipe.architecture](
+            recipe, shape, self.bottleneck.width, latent_dim
+        )
+        self.whitening: Whitening | None = Whitening(latent_dim) if recipe.whiten else None
         self.register_buffer("mean", torch.zeros(shape[0], 1, 1))
         self.register_buffer("scale", torch.ones(shape[0], 1, 1))
 
     def encode(self, x: torch.Tensor) -> torch.Tensor:
         """(B, C, H, W) in [0, 1] -> (B, latent_dim); deterministic."""
-        return cast(torch.Tensor, self.encoder((x - self.mean) / self.scale))
+        features, _ = self.encoder(self._seen(x))
+        return self._white(self.bottleneck(features).code)
 
     def decode(self, z: torch.Tensor) -> torch.Tensor:
-        """(B, latent_dim) -> (B, C, H, W) in pixel units, float32, not clipped."""
-        return cast(torch.Tensor, self.decoder(z).float() * self.scale + self.mean)
+        """(B, latent_dim) -> (B, C, H, W) in pixel units, float32, not clipped.
+
+        From the code alone: max unpooling, which in `forward` is told the encoder's places, is not told them here.
+        """
+        return self._pixels(self.decoder(self.whitening.undo(z) if self.whitening is not None else z))
 
     def forward(self, x: torch.Tensor) -> Output:
         """Encode and decode."""
-        code = self.encode(x)
-        return Output(self.decode(code), code)
+        features, places = self.encoder(self._seen(x))
+        code, latent, terms = self.bottleneck(features)
+        raw = self.decoder(latent, places if self.recipe.up == "unpool" else ())
+        return Output(self._pixels(raw), self._white(code), latent, raw, terms)
+
+    def prior(self, count: int, generator: torch.Generator) -> torch.Tensor | None:
+        """Codes (count, latent_dim) from the bottleneck's prior, by a CPU `generator`; None where it has none."""
+        latent = self.bottleneck.prior(count, generator)
+        return None if latent is None else self._white(latent.to(self.mean.device))
+
+    def _seen(self, x: torch.Tensor) -> torch.Tensor:
+        """What the encoder sees: normalised, and without colour where the model is to find the colours itself."""
+        if self.recipe.corruption == "grey":
+            x, _ = grey(x, 0, None)
+        return (x - self.mean) / self.scale
+
+    def _white(self, code: torch.Tensor) -> torch.Tensor:
+        return code if self.whitening is None else cast(torch.Tensor, self.whitening(code))
+
+    def _pixels(self, raw: torch.Tensor) -> torch.Tensor:
+        return raw.float().sigmoid() if self.recipe.loss == "bce" else raw.float() * self.scale + self.mean
 
     def normalise_by(self, mean: torch.Tensor, scale: torch.Tensor) -> None:
         """Set the channels' mean and standard deviation, each (C,), of the training images."""
@@ -85,12 +125,18 @@ def save(model: Autoencoder, directory: Path, preparation: dict[str, Any], train
 
 
 def load(directory: Path) -> tuple[Autoencoder, dict[str, Any]]:
-    """Read a model directory into an evaluating Autoencoder on the CPU and its configuration."""
+    """Read a model directory into an evaluating Autoencoder on the CPU and its configuration.
+
+    Raises UserError or WorkFailed where another version of the program wrote it.
+    """
     from safetensors.torch import load_file
 
     configuration = json.loads((directory / CONFIG).read_text())
     recipe = build(Recipe, configuration["recipe"], f"{directory / CONFIG}: recipe")
     channels, height, width = configuration["shape"]
     model = Autoencoder(recipe, (channels, height, width), configuration["latent_dim"])
-    model.load_state_dict(load_file(directory / WEIGHTS))
+    try:
+        model.load_state_dict(load_file(directory / WEIGHTS))
+    except RuntimeError as error:
+        raise WorkFailed(f"{directory / WEIGHTS} was written by another version: run `dvc repro`.") from error
     return model.eval(), configuration

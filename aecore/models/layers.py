@@ -1,4 +1,8 @@
-"""The ways down and up: blocks that halve or double a feature map."""
+"""The ways down and up: blocks that halve or double a feature map, and the residual block between them.
+
+A way down gives the halved map and, where it pooled, the places of the maxima (int64, as torch's `max_pool2d`); a way
+up takes a map, those places or None, and gives a map of `size`.
+"""
 
 from __future__ import annotations
 
@@ -9,6 +13,7 @@ import torch.nn.functional as F
 from torch import nn
 
 Size = tuple[int, int]
+Places = torch.Tensor | None
 
 
 def halved(size: Size) -> Size:
@@ -16,13 +21,32 @@ def halved(size: Size) -> Size:
     return (size[0] + 1) // 2, (size[1] + 1) // 2
 
 
-class StridedDown(nn.Sequential):
+class StridedDown(nn.Module):
     """3x3 convolution of stride 2, batch normalisation, ReLU."""
 
     def __init__(self, inputs: int, outputs: int) -> None:
-        super().__init__(
-            nn.Conv2d(inputs, outputs, 3, stride=2, padding=1, bias=False), nn.BatchNorm2d(outputs), nn.ReLU()
-        )
+        super().__init__()
+        self.convolve = nn.Conv2d(inputs, outputs, 3, stride=2, padding=1, bias=False)
+        self.normalise = nn.BatchNorm2d(outputs)
+
+    def forward(self, x: torch.Tensor) -> tuple[torch.Tensor, Places]:  # (B, inputs, H, W) -> (B, outputs, h, w)
+        """Convolve, skipping every other place."""
+        return F.relu(self.normalise(self.convolve(x))), None
+
+
+class MaxPoolDown(nn.Module):
+    """3x3 convolution, batch normalisation, ReLU, then the maximum of each 2x2 window."""
+
+    def __init__(self, inputs: int, outputs: int) -> None:
+        super().__init__()
+        self.convolve = nn.Conv2d(inputs, outputs, 3, padding=1, bias=False)
+        self.normalise = nn.BatchNorm2d(outputs)
+
+    def forward(self, x: torch.Tensor) -> tuple[torch.Tensor, Places]:  # (B, inputs, H, W) -> (B, outputs, h, w)
+        """Convolve and pool."""
+        full = F.relu(self.normalise(self.convolve(x)))
+        pooled, places = F.max_pool2d(full, 2, ceil_mode=True, return_indices=True)
+        return pooled, places
 
 
 class NearestUp(nn.Module):
@@ -32,17 +56,140 @@ class NearestUp(nn.Module):
     (Odena, Dumoulin & Olah 2016, "Deconvolution and Checkerboard Artifacts").
     """
 
+    mode = "nearest"
+
     def __init__(self, inputs: int, outputs: int, size: Size) -> None:
         super().__init__()
         self.size = size
         self.convolve = nn.Conv2d(inputs, outputs, 3, padding=1, bias=False)
         self.normalise = nn.BatchNorm2d(outputs)
 
-    def forward(self, x: torch.Tensor) -> torch.Tensor:  # (B, inputs, h, w) -> (B, outputs, *size)
+    def forward(
+        self, x: torch.Tensor, places: Places = None
+    ) -> torch.Tensor:  # (B, inputs, h, w) -> (B, outputs, H, W)
         """Resize and convolve."""
-        resized = F.interpolate(x, size=self.size, mode="nearest")
+        resized = F.interpolate(x, size=self.size, mode=self.mode)
         return F.relu(self.normalise(self.convolve(resized)))
 
 
-DOWN: dict[str, Callable[[int, int], nn.Module]] = {"strided": StridedDown}
-UP: dict[str, Callable[[int, int, Size], nn.Module]] = {"nearest": NearestUp}
+class BilinearUp(NearestUp):
+    """The same with bilinear interpolation."""
+
+    mode = "bilinear"
+
+
+class TransposedUp(nn.Module):
+    """3x3 transposed convolution of stride 2, batch normalisation, ReLU.
+
+    Three is no multiple of two, so neighbouring outputs are sums of one, two or four products: the uneven overlap
+    behind the checkerboard (Odena et al. 2016).
+    """
+
+    def __init__(self, inputs: int, outputs: int, size: Size) -> None:
+        super().__init__()
+        self.size = size
+        self.convolve = nn.ConvTranspose2d(inputs, outputs, 3, stride=2, padding=1, bias=False)
+        self.normalise = nn.BatchNorm2d(outputs)
+
+    def forward(
+        self, x: torch.Tensor, places: Places = None
+    ) -> torch.Tensor:  # (B, inputs, h, w) -> (B, outputs, H, W)
+        """Convolve, transposed."""
+        return F.relu(self.normalise(self.convolve(x, output_size=self.size)))
+
+
+class UnpoolUp(nn.Module):
+    """Every value back to the place of its maximum, zeros elsewhere; then 3x3 convolution, batch normalisation, ReLU.
+
+    Max unpooling (Zeiler & Fergus 2014) takes the encoder's places, which the code does not hold. Where they are not
+    known, as when a code alone is decoded, each value goes to the upper left of its window ("bed of nails").
+    """
+
+    def __init__(self, inputs: int, outputs: int, size: Size) -> None:
+        super().__init__()
+        self.size = size
+        self.convolve = nn.Conv2d(inputs, outputs, 3, padding=1, bias=False)
+        self.normalise = nn.BatchNorm2d(outputs)
+
+    def forward(
+        self, x: torch.Tensor, places: Places = None
+    ) -> torch.Tensor:  # (B, inputs, h, w) -> (B, outputs, H, W)
+        """Unpool and convolve."""
+        if places is not None:
+            unpooled = F.max_unpool2d(x, places, [2, 2], output_size=self.size)
+        else:
+            unpooled = x.new_zeros(*x.shape[:2], *self.size)
+            unpooled[:, :, ::2, ::2] = x
+        return F.relu(self.normalise(self.convolve(unpooled)))
+
+
+class PaddedUp(nn.Module):
+    """Two convolutions with zero padding of kernel - 1 on every side, each with batch normalisation and ReLU.
+
+    So padded ("full"), a k x k convolution makes a map k - 1 larger: together the two grow it from half to `size`, and
+    every output sees some of the input. It is the adjoint of an unpadded ("valid") convolution.
+    """
+
+    def __init__(self, inputs: int, outputs: int, size: Size) -> None:
+        super().__init__()
+        self.size = size
+        growth = [whole - half for whole, half in zip(size, halved(size), strict=True)]
+        kernels = [tuple(g // 2 + 1 for g in growth), tuple(g - g // 2 + 1 for g in growth)]
+        layers: list[nn.Module] = []
+        for kernel, channels in zip(kernels, (inputs, outputs), strict=True):
+            padding = (kernel[0] - 1, kernel[1] - 1)
+            layers += [nn.Conv2d(inputs, channels, kernel, padding=padding, bias=False)]  # type: ignore[arg-type]
+            layers += [nn.BatchNorm2d(channels), nn.ReLU()]
+        self.grow = nn.Sequential(*layers)
+
+    def forward(
+        self, x: torch.Tensor, places: Places = None
+    ) -> torch.Tensor:  # (B, inputs, h, w) -> (B, outputs, H, W)
+        """Grow twice."""
+        return self.grow(x)  # type: ignore[no-any-return]
+
+
+class ShuffleUp(nn.Module):
+    """3x3 convolution to four times the channels, which become 2x2 pixels; batch normalisation, ReLU.
+
+    Pixel shuffle, or sub-pixel convolution (Shi et al. 2016); one row or column too many is cut off.
+    """
+
+    def __init__(self, inputs: int, outputs: int, size: Size) -> None:
+        super().__init__()
+        self.size = size
+        self.convolve = nn.Conv2d(inputs, 4 * outputs, 3, padding=1, bias=False)
+        self.normalise = nn.BatchNorm2d(outputs)
+
+    def forward(
+        self, x: torch.Tensor, places: Places = None
+    ) -> torch.Tensor:  # (B, inputs, h, w) -> (B, outputs, H, W)
+        """Convolve and rearrange."""
+        shuffled = F.pixel_shuffle(self.convolve(x), 2)[:, :, : self.size[0], : self.size[1]]
+        return F.relu(self.normalise(shuffled))
+
+
+class Residual(nn.Module):
+    """Two 3x3 convolutions added to their input (He et al. 2016)."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.change = nn.Sequential(
+            nn.Conv2d(channels, channels, 3, padding=1, bias=False), nn.BatchNorm2d(channels), nn.ReLU(),
+            nn.Conv2d(channels, channels, 3, padding=1, bias=False), nn.BatchNorm2d(channels),
+        )  # fmt: skip
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:  # (B, channels, H, W) -> the same
+        """Add and cut at zero."""
+        return F.relu(x + self.change(x))
+
+
+DOWN: dict[str, Callable[[int, int], nn.Module]] = {"strided": StridedDown, "maxpool": MaxPoolDown}
+UP: dict[str, Callable[[int, int, Size], nn.Module]] = {
+    "nearest": NearestUp,
+    "bilinear": BilinearUp,
+    "transposed": TransposedUp,
+    "unpool": UnpoolUp,
+    "padding": PaddedUp,
+    "shuffle": ShuffleUp,
+}

@@ -2,42 +2,119 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from aecore import config
-from aecore.config import UserError
+from aecore.config import UserError, require
+
+Constraint = Literal["tied", "orthogonal", "unit_norm"]
+Corruption = Literal["none", "dropout", "gaussian", "salt_pepper", "hole", "blocks", "grey", "affine"]
+
+AMOUNTS = {"dropout": 0.5, "gaussian": 0.2, "salt_pepper": 0.2, "hole": 0.5, "blocks": 0.25, "affine": 1.0}
+"""What `corruption_amount: null` means: see `aecore.data.corrupt`."""
+HIDING = ("dropout", "hole", "blocks")
+"""Corruptions after which some pixels are unknown."""
+BOTTLENECK_WEIGHTS = {"variational": 0.05, "wasserstein": 1.0, "quantised": 1.0}
+"""What `bottleneck_weight: null` means: see `aecore.models.bottlenecks`."""
+PENALTIES = ("l1", "l2", "decorrelation", "decoder_l2", "decoder_gradient", "adversarial")
+"""The known keys of `penalties`: see `aecore.models.penalties`."""
 
 
 @dataclass(frozen=True)
 class Recipe:
-    """The axes. A combination that cannot be is refused when it is read, naming both keys."""
+    """The axes; one left out has no effect. A combination that cannot be is refused when read, naming both keys."""
 
-    architecture: Literal["pca", "linear", "mlp", "conv"]
+    architecture: Literal["pca", "linear", "mlp", "conv", "resnet"]
     """What stands between image and code; `pca` is the linear one, solved instead of trained."""
-    widths: tuple[int, ...]
-    """mlp: units of each hidden layer; conv: channels of each level, every level halving height and width."""
-    down: Literal["strided"] | None
-    """conv: how a level is halved."""
-    up: Literal["nearest"] | None
-    """conv: how a level is doubled."""
-    loss: Literal["mse", "l1"]
-    """The reconstruction loss."""
+    widths: tuple[int, ...] = ()
+    """mlp: units of each hidden layer; conv, resnet: channels of each level, every level halving height and width."""
+    weights: tuple[Constraint, ...] = ()
+    """linear, mlp: what holds for every layer's weights. `tied`: the decoder's are the encoder's, transposed."""
+    down: Literal["strided", "maxpool"] | None = None
+    """conv, resnet: how a level is halved."""
+    up: Literal["nearest", "bilinear", "transposed", "unpool", "padding", "shuffle"] | None = None
+    """conv, resnet: how a level is doubled."""
+    bottleneck: Literal["plain", "variational", "wasserstein", "quantised"] = "plain"
+    """What the code is held to."""
+    bottleneck_weight: float | None = None
+    """Of the bottleneck's own term beside the squared error of an image; null: BOTTLENECK_WEIGHTS."""
+    corruption: Corruption = "none"
+    """What is done to the input while training; the clean image is asked for."""
+    corruption_amount: float | None = None
+    """How much of it: a rate, a standard deviation or a share; null: AMOUNTS."""
+    penalties: dict[str, float] = field(default_factory=dict)
+    """Terms beside the reconstruction loss, and the weight of each."""
+    loss: Literal["mse", "l1", "bce", "masked"] = "mse"
+    """The reconstruction loss; `masked` is the squared error of the hidden pixels alone."""
+    whiten: bool = False
+    """After training, an affine map makes the training codes uncorrelated with unit variance."""
 
     def __post_init__(self) -> None:
-        convolutional = self.architecture == "conv"
+        self._check_body()
+        self._check_training()
+
+    @property
+    def amount(self) -> float:
+        """`corruption_amount`, or what null means; 0 where it means nothing."""
+        return AMOUNTS.get(self.corruption, 0.0) if self.corruption_amount is None else self.corruption_amount
+
+    @property
+    def beta(self) -> float:
+        """`bottleneck_weight`, or what null means; 0 for a plain bottleneck."""
+        default = BOTTLENECK_WEIGHTS.get(self.bottleneck, 0.0)
+        return default if self.bottleneck_weight is None else self.bottleneck_weight
+
+    def _check_body(self) -> None:
+        convolutional = self.architecture in ("conv", "resnet")
         for key in ("down", "up"):
-            if convolutional != (getattr(self, key) is not None):
+            value = getattr(self, key)
+            if convolutional != (value is not None):
                 rule = "needs a choice" if convolutional else "has none: set it to null"
-                value = getattr(self, key)
-                raise UserError(f"{key} is {value!r} while architecture is {self.architecture!r}, which {rule}.")
+                raise self._contradiction(key, "architecture", rule)
         if (self.architecture in ("pca", "linear")) != (not self.widths):
             rule = "needs at least one" if not self.widths else "has no hidden layers: set it to []"
-            raise UserError(f"widths is {list(self.widths)} while architecture is {self.architecture!r}, which {rule}.")
-        if any(width < 1 for width in self.widths):
-            raise UserError(f"widths is {list(self.widths)}; expected whole numbers of 1 or more.")
-        if self.architecture == "pca" and self.loss != "mse":
-            raise UserError(f"loss is {self.loss!r} while architecture is 'pca', which minimises 'mse' in closed form.")
+            raise self._contradiction("widths", "architecture", rule)
+        require(all(w >= 1 for w in self.widths), "widths", list(self.widths), "whole numbers of 1 or more")
+        require(len(set(self.weights)) == len(self.weights), "weights", list(self.weights), "each name once")
+        if self.weights and self.architecture not in ("linear", "mlp"):
+            raise self._contradiction("weights", "architecture", "has no dense layers to constrain: set it to []")
+        if "tied" in self.weights and self.bottleneck == "variational":
+            raise self._contradiction(
+                "weights", "bottleneck", "needs an encoder that ends twice as wide: leave out tied"
+            )
+        if self.up == "unpool" and self.down != "maxpool":
+            raise self._contradiction("up", "down", "keeps no places of maxima to unpool to: set it to maxpool")
+
+    def _check_training(self) -> None:
+        require(self.bottleneck_weight is None or self.bottleneck_weight > 0, "bottleneck_weight", self.bottleneck_weight,
+                "more than 0")  # fmt: skip
+        if self.bottleneck_weight is not None and self.bottleneck == "plain":
+            raise self._contradiction("bottleneck_weight", "bottleneck", "has no term to weigh: set it to null")
+        if self.corruption_amount is not None:
+            if self.corruption not in AMOUNTS:
+                raise self._contradiction("corruption_amount", "corruption", "has no amount: set it to null")
+            most = 1 if self.corruption in ("dropout", "salt_pepper", "hole", "blocks") else float("inf")
+            require(0 < self.corruption_amount <= most, "corruption_amount", self.corruption_amount,
+                    f"more than 0 and at most {most} for {self.corruption}")  # fmt: skip
+        if self.loss == "masked" and self.corruption not in HIDING:
+            raise self._contradiction("loss", "corruption", f"hides no pixel: choose one of {', '.join(HIDING)}")
+        for name, weight in self.penalties.items():
+            config.pick(dict.fromkeys(PENALTIES), name, "penalties: the penalty")
+            number = isinstance(weight, int | float) and not isinstance(weight, bool)
+            require(number and weight > 0, f"penalties.{name}", weight, "a number above 0")
+        if self.architecture == "pca":
+            free = Recipe("linear", whiten=self.whiten)
+            for key in ("loss", "bottleneck", "corruption", "penalties"):
+                if getattr(self, key) != getattr(free, key):
+                    raise self._contradiction(
+                        key, "architecture", "minimises the mse in closed form and takes no other"
+                    )
+
+    def _contradiction(self, key: str, other: str, rule: str) -> UserError:
+        value = getattr(self, key)
+        value = list(value) if isinstance(value, tuple) else value
+        return UserError(f"{key} is {value!r} while {other} is {getattr(self, other)!r}, which {rule}.")
 
 
 def read_recipe(name: str, overrides: dict[str, Any]) -> Recipe:

@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 import torch
 from torch import nn
 
+from aecore.data.corrupt import corrupt
 from aecore.data.images import Images
 from aecore.models.autoencoder import Autoencoder
+from aecore.models.constraints import parametrised
 from aecore.models.losses import LOSSES
+from aecore.models.penalties import PENALTIES
 
 Precision = Literal["fp32", "bf16"]
 
@@ -84,41 +87,68 @@ class Engine:
     ) -> None:
         self.model: Autoencoder = model.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.device, self.clip_norm = device, clip_norm
-        self.loss = LOSSES[model.recipe.loss]
+        recipe = model.recipe
+        self.loss = LOSSES[recipe.loss]
         self.autocast = torch.autocast(device.type, dtype=torch.bfloat16, enabled=precision == "bf16")
+        self.penalties = {name: PENALTIES[name](model.shape) for name in recipe.penalties}
+        self.helpers = nn.ModuleList(p for p in self.penalties.values() if isinstance(p, nn.Module)).to(device)
+        self.term_weight = recipe.beta / math.prod(model.shape)
         self.optimiser = torch.optim.AdamW(
-            model.parameters(), lr=learning_rate, weight_decay=weight_decay, fused=device.type == "cuda"
+            _groups(model, self.helpers), lr=learning_rate, weight_decay=weight_decay, fused=device.type == "cuda"
         )
         self.schedule = torch.optim.lr_scheduler.LambdaLR(
             self.optimiser, lambda step: warmup_and_cosine(step, warmup_steps, steps)
         )
 
-    def step(self, x: torch.Tensor) -> torch.Tensor:
-        """Forward, loss, backward, clip, optimise; returns the detached loss, a scalar float32."""
+    def step(self, x: torch.Tensor) -> dict[str, torch.Tensor]:
+        """Corrupt, forward, loss, backward, clip, optimise.
+
+        Returns detached scalars float32: `loss`, what was minimised, and, where it is a sum, its parts without their
+        weights (`reconstruction`, the bottleneck's terms, the penalties).
+        """
+        recipe = self.model.recipe
+        corrupted, hidden = corrupt(x, recipe.corruption, recipe.amount)
         with self.autocast:
-            output = self.model(x)
-        loss = self.loss(output.reconstruction, x)
+            output = self.model(corrupted)
+            penalties = {name: penalty(self.model, output, x) for name, penalty in self.penalties.items()}
+        parts = {"reconstruction": self.loss(output, x, hidden), **output.terms, **penalties}
+        weights = {"reconstruction": 1.0, **dict.fromkeys(output.terms, self.term_weight), **recipe.penalties}
+        loss = torch.stack([weights[name] * part for name, part in parts.items()]).sum()
         self.optimiser.zero_grad(set_to_none=True)
         loss.backward()  # type: ignore[no-untyped-call]
         nn.utils.clip_grad_norm_(self.model.parameters(), self.clip_norm)
         self.optimiser.step()
         self.schedule.step()
-        return loss.detach()
+        return {"loss": loss.detach()} | ({k: v.detach() for k, v in parts.items()} if len(parts) > 1 else {})
+
+
+def _groups(model: Autoencoder, helpers: nn.Module) -> list[dict[str, Any]]:
+    """Parameters for the optimiser; those behind constrained weights are not decayed."""
+    constrained = parametrised(model)
+    free = [p for p in (*model.parameters(), *helpers.parameters()) if not any(p is c for c in constrained)]
+    return [{"params": free}, *([{"params": constrained, "weight_decay": 0.0}] if constrained else [])]
 
 
 @torch.inference_mode()
 def reconstruction_mse(model: Autoencoder, images: Images, split: str, device: torch.device) -> float:
-    """Mean squared error over a split in [0, 1] pixel units, reconstructions clipped to [0, 1].
+    """Mean squared error over a split in [0, 1] pixel units, reconstructions clipped to [0, 1], of what is asked for:
 
-    Precision is the caller's: under its autocast, or float32.
+    the clean image from a corrupted one (the same corruption whenever it is called), and with the loss `masked` the
+    hidden pixels alone. Precision is the caller's: under its autocast, or float32.
     """
     model.eval()
-    positions = images.positions(split)
-    total = torch.zeros((), dtype=torch.float64, device=device)
+    recipe, positions = model.recipe, images.positions(split)
+    generator = torch.Generator(device).manual_seed(0)
+    total, values = torch.zeros((2,), dtype=torch.float64, device=device)
     for start in range(0, len(positions), BLOCK):
         x = pixels(images.rows(positions[start : start + BLOCK]), device)
-        total += (model(x).reconstruction.clamp(0, 1) - x).square().sum(dtype=torch.float64)
-    return float(total) / (len(positions) * math.prod(images.shape))
+        corrupted, hidden = corrupt(x, recipe.corruption, recipe.amount, generator)
+        error = (model(corrupted).reconstruction.clamp(0, 1) - x).square()
+        if recipe.loss == "masked" and hidden is not None:
+            error = error[hidden.expand_as(error)]
+        total += error.sum(dtype=torch.float64)
+        values += error.numel()
+    return float(total / values)
 
 
 def warmup_and_cosine(step: int, warmup_steps: int, steps: int) -> float:

@@ -18,15 +18,17 @@ from tqdm import tqdm
 
 from aecore import artifact, config, tracking
 from aecore.config import Runtime, UserError, WorkFailed, require
+from aecore.data.corrupt import corrupt
 from aecore.data.decode import Preparation
 from aecore.data.images import Images
 from aecore.models import autoencoder
 from aecore.models.autoencoder import Autoencoder
+from aecore.models.constraints import constraint_errors
 from aecore.models.device import choose_device
-from aecore.models.pca import fit_images
 from aecore.models.recipe import read_recipe
 from aecore.training.checkpoint import Checkpoint, checkpoint
 from aecore.training.engine import BLOCK, Engine, Feed, Precision, choose_precision, pixels, reconstruction_mse
+from aecore.training.solve import code_moments, correlation, solve_pca, solve_whitening
 
 GRID = 8
 """Images in the grid of reconstructions that is logged while training."""
@@ -77,6 +79,8 @@ class History:
     train_loss: list[float] = dataclasses.field(default_factory=list)
     validation_mse: list[float] = dataclasses.field(default_factory=list)
     learning_rate: list[float] = dataclasses.field(default_factory=list)
+    parts: dict[str, list[float]] = dataclasses.field(default_factory=dict)
+    """Parts of the loss without their weights, and how well the constraints hold: by name."""
     seconds: float = 0.0
     """Spent in all epochs so far, whichever process ran them."""
 
@@ -87,7 +91,7 @@ class History:
 
     def curves(self) -> dict[str, list[float]]:
         """The lists, by name."""
-        return {name: values for name, values in vars(self).items() if isinstance(values, list)}
+        return {name: values for name, values in vars(self).items() if isinstance(values, list)} | self.parts
 
     @property
     def best(self) -> int:
@@ -119,14 +123,20 @@ def fit(
         for epoch in range(history.epochs, train.epochs):
             started = time.perf_counter()
             model.train()
-            total, seen = torch.zeros((), dtype=torch.float64, device=device), 0
+            torch.manual_seed(_epoch_seed(seed, epoch))  # noise and corruption: carried on, they are drawn again
+            totals, seen = dict[str, torch.Tensor](), 0
             for x in feed.epoch(epoch):
-                total += engine.step(x) * len(x)
+                for name, scalar in engine.step(x).items():
+                    totals[name] = totals.get(name, 0) + scalar.double() * len(x)
                 seen += len(x)
                 bar.update(len(x))
-            history.train_loss.append(float(total) / seen)
+            means = {name: float(total) / seen for name, total in totals.items()}
+            history.train_loss.append(means.pop("loss"))
             with engine.autocast:
                 history.validation_mse.append(reconstruction_mse(model, images, "validation", device))
+                means |= _constraints(model, images, device)
+            for name, value in means.items():
+                history.parts.setdefault(name, []).append(value)
             history.learning_rate.append(float(engine.schedule.get_last_lr()[0]))
             history.seconds += time.perf_counter() - started
             if not math.isfinite(history.train_loss[-1] + history.validation_mse[-1]):
@@ -145,27 +155,18 @@ def fit(
     return history
 
 
-def solve_pca(model: Autoencoder, images: Images, seed: int) -> tuple[History, bool]:
-    """Fill the linear autoencoder with principal components; the second value says whether they are exact."""
-    started = time.perf_counter()
-    pca = fit_images(images, model.latent_dim, seed)
-    mean, components = torch.from_numpy(pca.mean), torch.from_numpy(pca.components)
-    with torch.no_grad():
-        down, up = model.encoder[1], model.decoder[0]  # type: ignore[index]
-        down.weight.copy_(components)
-        down.bias.copy_(-(components @ mean))
-        up.weight.copy_(components.T)
-        up.bias.copy_(mean)
-    errors = [reconstruction_mse(model, images, split, torch.device("cpu")) for split in ("train", "validation")]
-    return History([errors[0]], [errors[1]], [0.0], time.perf_counter() - started), pca.exact
-
-
 def reconstruction_grid(model: Autoencoder, images: Images, device: torch.device) -> np.ndarray:
-    """Originals above reconstructions of validation images: uint8 (2 * H, GRID * W, C), enlarged by a whole factor."""
+    """Validation images, what the model was given where that differs, and what it made of it, row by row.
+
+    uint8 (2 or 3 rows of H, GRID * W, C), enlarged by a whole factor.
+    """
     model.eval()
     x = pixels(images.rows(images.positions("validation")[:GRID]), device)
+    recipe = model.recipe
+    given, _ = corrupt(x, recipe.corruption, recipe.amount, torch.Generator(device).manual_seed(0))
     with torch.inference_mode():
-        rows = torch.stack([x, model(x).reconstruction.clamp(0, 1)])  # (2, n, C, H, W)
+        made = model(given).reconstruction.clamp(0, 1)
+    rows = torch.stack([x, made] if recipe.corruption == "none" else [x, given, made])  # (2 or 3, n, C, H, W)
     r, n, c, h, w = rows.shape
     grid = rows.permute(0, 3, 1, 4, 2).reshape(r * h, n * w, c)
     enlarged = max(1, CELL // h)
@@ -200,7 +201,10 @@ def main() -> None:
     ):
         run.dataset("prepared", images.manifest.digest, "training")
         if recipe.architecture == "pca":
-            history, training["exact"] = solve_pca(model, images, runtime.seed)
+            started = time.perf_counter()
+            training["exact"] = solve_pca(model, images, runtime.seed)
+            errors = [reconstruction_mse(model, images, split, device) for split in ("train", "validation")]
+            history = History([errors[0]], [errors[1]], [0.0], seconds=time.perf_counter() - started)
             run.image(reconstruction_grid(model, images, device), "reconstructions", step=1)
         else:
             model.normalise_by(*_channel_moments(images))
@@ -210,6 +214,8 @@ def main() -> None:
                 raise WorkFailed(
                     f"the GPU's memory is too small: lower train.batch_size ({train.batch_size})."
                 ) from error
+        if model.whitening is not None:
+            solve_whitening(model, model.whitening, images, device)
 
         preparation = {field.name: images.manifest.facts[field.name] for field in dataclasses.fields(Preparation)}
         with artifact.writing(config.MODEL, "model", {"data": images.manifest}) as directory:
@@ -235,9 +241,21 @@ def main() -> None:
 
 def _code() -> dict[str, str]:
     """sha256 of the files that determine a training: a checkpoint of other code is not carried on."""
-    ours = ("aecore.training", "aecore.models", "aecore.data.images")
+    ours = ("aecore.training", "aecore.models", "aecore.data.images", "aecore.data.corrupt")
     files = {name: module.__file__ for name, module in sys.modules.items() if name.startswith(ours)}
     return {name: artifact.sha256_file(Path(file)) for name, file in sorted(files.items()) if file}
+
+
+def _epoch_seed(seed: int, epoch: int) -> int:
+    return int(np.random.SeedSequence((seed, epoch)).generate_state(1)[0])
+
+
+def _constraints(model: Autoencoder, images: Images, device: torch.device) -> dict[str, float]:
+    """How well what the recipe asks of weights and code holds, on validation images; empty where it asks nothing."""
+    errors = constraint_errors(model.encoder) if model.recipe.weights else {}
+    if model.recipe.weights or "decorrelation" in model.recipe.penalties:
+        errors["correlation"] = correlation(code_moments(model, images, "validation", device)[1])
+    return errors
 
 
 def _channel_moments(images: Images) -> tuple[torch.Tensor, torch.Tensor]:
@@ -257,6 +275,7 @@ def _channel_moments(images: Images) -> tuple[torch.Tensor, torch.Tensor]:
 def _state(engine: Engine, history: History, best: dict[str, torch.Tensor]) -> dict[str, Any]:
     return {
         "model": engine.model.state_dict(),
+        "helpers": engine.helpers.state_dict(),
         "optimiser": engine.optimiser.state_dict(),
         "schedule": engine.schedule.state_dict(),
         "best": best,
@@ -266,6 +285,7 @@ def _state(engine: Engine, history: History, best: dict[str, torch.Tensor]) -> d
 
 def _restore(engine: Engine, state: dict[str, Any]) -> tuple[History, dict[str, torch.Tensor]]:
     engine.model.load_state_dict(state["model"])
+    engine.helpers.load_state_dict(state["helpers"])
     engine.optimiser.load_state_dict(state["optimiser"])
     engine.schedule.load_state_dict(state["schedule"])
     return History(**state["history"]), state["best"]
