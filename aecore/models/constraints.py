@@ -54,8 +54,8 @@ class Orthonormal(nn.Module):
         """Orthonormalise."""
         tall = weight if weight.shape[0] >= weight.shape[1] else weight.T
         q, r = torch.linalg.qr(tall)
-        q = q * r.diagonal().sgn()
-        return q if tall is weight else q.T
+        orthonormal: torch.Tensor = q * r.diagonal().sgn()
+        return orthonormal if tall is weight else orthonormal.T
 
     def right_inverse(self, weight: torch.Tensor) -> torch.Tensor:
         """Begin with what is there."""
