@@ -87,8 +87,8 @@ class Recipe:
             raise self._contradiction("up", "down", "keeps no places of maxima to unpool to: set it to maxpool")
 
     def _check_training(self) -> None:
-        require(self.bottleneck_weight is None or self.bottleneck_weight > 0, "bottleneck_weight", self.bottleneck_weight,
-                "more than 0")  # fmt: skip
+        positive = self.bottleneck_weight is None or self.bottleneck_weight > 0
+        require(positive, "bottleneck_weight", self.bottleneck_weight, "more than 0")
         if self.bottleneck_weight is not None and self.bottleneck == "plain":
             raise self._contradiction("bottleneck_weight", "bottleneck", "has no term to weigh: set it to null")
         if self.corruption_amount is not None:

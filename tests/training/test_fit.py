@@ -72,6 +72,42 @@ def test_the_curves_and_the_summary_are_written(workspace: Path) -> None:
     assert not any("second" in key for key in artifact.read_manifest(config.MODEL, "model").facts)
 
 
+@pytest.mark.parametrize(
+    ("recipe", "overrides", "columns"),
+    [
+        ("well_posed", {}, ["reconstruction", "decorrelation", "orthogonality", "unit_norm", "correlation"]),
+        ("tied", {"widths": [8]}, ["orthogonality", "unit_norm", "correlation"]),
+        ("vae", {"widths": [4, 8]}, ["reconstruction", "kl"]),
+        ("conv", {"widths": [4, 8]}, []),
+    ],
+)
+def test_parts_and_constraints_are_logged_each_epoch(
+    workspace: Path, set_params: Set, recipe: str, overrides: dict[str, object], columns: list[str]
+) -> None:
+    set_params(train={"recipe": recipe, "overrides": overrides})
+    assert cli.main(["train"]) == 0
+    rows = list(csv.DictReader((workspace / "reports/training.csv").read_text().splitlines()))
+    assert list(rows[0]) == ["epoch", "train_loss", "validation_mse", "learning_rate", *columns]
+    if recipe == "well_posed":
+        assert max(float(row[key]) for row in rows for key in ("orthogonality", "unit_norm")) < 1e-5
+        last = rows[-1]
+        assert float(last["train_loss"]) == pytest.approx(
+            float(last["reconstruction"]) + 0.1 * float(last["decorrelation"]), rel=1e-5
+        )
+
+
+def test_a_whitened_code_is_white_on_the_training_images(workspace: Path, set_params: Set) -> None:
+    set_params(train={"overrides": {"widths": [4, 8], "whiten": True}})
+    assert cli.main(["train"]) == 0
+    model, _ = autoencoder.load(config.MODEL)
+    images = Images.open()
+    x = torch.from_numpy(images.rows(images.positions("train"))).float() / 255
+    with torch.inference_mode():
+        codes, output = model.encode(x).double().numpy(), model(x)
+        torch.testing.assert_close(model.decode(output.code), output.reconstruction, rtol=1e-4, atol=1e-4)
+    np.testing.assert_allclose(np.cov(codes.T, bias=True), np.eye(4), atol=1e-3)
+
+
 def test_the_best_epoch_is_kept(workspace: Path, set_params: Set) -> None:
     set_params(train={"epochs": 6, "learning_rate": 0.3, "clip_norm": 1e9})  # far too fast: the curve goes up and down
     assert cli.main(["train"]) == 0
@@ -83,13 +119,19 @@ def test_the_best_epoch_is_kept(workspace: Path, set_params: Set) -> None:
     assert error == pytest.approx(json.loads(Path("reports/train.json").read_text())["validation_mse"], rel=1e-4)
 
 
-@pytest.mark.parametrize("after", [1, 3])
-def test_killed_and_run_again_it_ends_with_the_same_weights(workspace: Path, set_params: Set, after: int) -> None:
-    set_params(train={"epochs": 5})
+RANDOM = {"bottleneck": "variational", "corruption": "blocks", "loss": "masked", "penalties": {"adversarial": 0.01},
+          "whiten": True}  # fmt: skip
+"""All that draws at random while training, and a network beside the model."""
+
+
+@pytest.mark.parametrize(("after", "overrides"), [(1, {}), (3, RANDOM)])
+def test_killed_and_run_again_it_ends_with_the_same_weights(
+    workspace: Path, set_params: Set, after: int, overrides: dict[str, object]
+) -> None:
+    set_params(train={"epochs": 5, "overrides": {"widths": [4, 8], **overrides}})
     assert cli.main(["train"]) == 0
     expected, curves = weights(), Path("reports/training.csv").read_bytes()
 
-    set_params(train={"epochs": 5})
     script = (
         "import os, signal, sys\n"
         "from aecore import cli\n"
