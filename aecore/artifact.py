@@ -49,18 +49,11 @@ class Manifest:
 def writing(
     path: Path, kind: str, sources: Mapping[str, Manifest] | None = None, facts: dict[str, Any] | None = None
 ) -> Iterator[Path]:
-    """Yield a temporary sibling of `path` to fill; on success it is hashed, fsynced and renamed to `path`.
+    """Yield a temporary sibling of `path` to fill (see `replacing`); its manifest is written after the block.
 
-    `facts` may be filled by the caller while the block runs. On any error the sibling is removed and `path` is
-    untouched, so a reader never meets half an artefact.
+    `facts` may be filled by the caller while the block runs.
     """
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    _sweep(path)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    shutil.rmtree(temporary, ignore_errors=True)
-    temporary.mkdir()
-    try:
+    with replacing(path) as temporary:
         yield temporary
         files = {
             name: {"size": (temporary / name).stat().st_size, "sha256": sha256_file(temporary / name)}
@@ -75,6 +68,22 @@ def writing(
             "files": files,
         }
         write_json(temporary / MANIFEST, manifest)
+
+
+@contextlib.contextmanager
+def replacing(path: Path) -> Iterator[Path]:
+    """Yield a temporary sibling of the directory `path` to fill; on success it is fsynced and renamed to `path`.
+
+    On any error the sibling is removed and `path` is untouched, so a reader never meets half a directory.
+    """
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    _sweep(path)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    shutil.rmtree(temporary, ignore_errors=True)
+    temporary.mkdir()
+    try:
+        yield temporary
         for file in temporary.rglob("*"):
             _fsync(file)
         _fsync(temporary)
