@@ -4,9 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 import numpy as np
+
+if TYPE_CHECKING:
+    import pyarrow as pa
 
 SplitName = Literal["train", "validation", "test"]
 
@@ -41,6 +44,8 @@ class Source:
     """Names of the labels, where entries carry them; None where the label is the folder."""
     packed: bool = False
     """True for archives, in which one common top folder is packaging."""
+    attributes: pa.Table | None = None
+    """What is known of each entry: its path, then bool and string columns; every entry that can be read has a row."""
 
 
 class Unreadable(ValueError):

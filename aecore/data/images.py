@@ -15,6 +15,9 @@ from aecore.config import PREPARED, require
 if TYPE_CHECKING:
     import pyarrow as pa
 
+ATTRIBUTE = "attribute."
+"""How the columns of `items.parquet` begin that a source's table of attributes gave."""
+
 
 class Images:
     """Prepared images in shard order; position i is row i of `items` and the i-th image counted over the shards."""
@@ -48,6 +51,14 @@ class Images:
     def labels(self) -> np.ndarray | None:
         """Labels, int32 (n,), -1 where an image has none; None where no image has one."""
         return None if self.label_names is None else self._column("label", missing=-1).astype(np.int32)
+
+    def attributes(self) -> dict[str, np.ndarray]:
+        """Attributes by name, each bool or str (n,); empty where the source had no table of them."""
+        return {
+            name.removeprefix(ATTRIBUTE): np.array(self.items[name].to_pylist())
+            for name in self.items.column_names
+            if name.startswith(ATTRIBUTE)
+        }
 
     def positions(self, split: str) -> np.ndarray:
         """Positions of one split, int64, ascending."""

@@ -13,7 +13,7 @@ import numpy as np
 
 from aecore.config import WorkFailed
 from aecore.data.entry import Source
-from aecore.data.images import shard_name
+from aecore.data.images import ATTRIBUTE, shard_name
 from aecore.data.trees import folder_labels
 
 SPLITS = ("train", "validation", "test")
@@ -138,6 +138,7 @@ def write_tables(
             "height": pa.array(sizes[items, 1]),
             "shard": pa.array(np.repeat(np.arange(len(shards), dtype=np.int32), shards)),
             "row": pa.array(np.concatenate([np.arange(n, dtype=np.int32) for n in shards])),
+            **_attributes(stream, take(found.paths, items)),
         },
         "aliases": {
             "id": pa.array(kept.ids[aliases]),
@@ -165,6 +166,17 @@ def _labels(found: Found, stream: Source) -> tuple[list[int | None], list[str] |
     names = sorted({name for name in named if name is not None})
     number = {name: i for i, name in enumerate(names)}
     return [None if name is None else number[name] for name in named], names or None
+
+
+def _attributes(stream: Source, paths: list[str]) -> dict[str, Any]:
+    """Columns of the source's attributes, of the files at `paths`."""
+    import pyarrow as pa
+    import pyarrow.compute as pc
+
+    if stream.attributes is None:
+        return {}
+    rows = stream.attributes.take(pc.index_in(pa.array(paths, pa.string()), value_set=stream.attributes.column(0)))
+    return {ATTRIBUTE + name: rows.column(i) for i, name in enumerate(rows.column_names) if i > 0}
 
 
 def _hex(hashes: bytearray, places: np.ndarray) -> Any:

@@ -1,7 +1,8 @@
 """Sources of files: a folder tree, or zip and tar archives read without unpacking them.
 
-The label of an image is the first folder that it lies in (below its batch). Hidden files are passed over; a file
-whose suffix is not an image's is listed as rejected but not held against the data.
+The label of an image is the first folder that it lies in (below its batch). Hidden files are passed over, and so
+is a README.md; a file whose suffix is not an image's is listed as rejected but not held against the data. A folder may
+carry a table of attributes (`aecore/data/attributes.py`).
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ from pathlib import Path, PurePosixPath
 from typing import IO, cast
 
 from aecore.config import UserError
+from aecore.data.attributes import FILES, read_attributes
 from aecore.data.decode import SUFFIXES
 from aecore.data.entry import Entry, Source, Unreadable, rejected
 
@@ -50,7 +52,7 @@ UNREAD_SUFFIXES = frozenset(
 ARCHIVE_SUFFIXES = (".zip", ".tar", ".tar.gz", ".tgz", ".tar.xz", ".txz", ".tar.bz2", ".tbz2")
 COMPRESSIONS = {b"\x1f\x8b": gzip.GzipFile, b"BZh": bz2.BZ2File, b"\xfd7zXZ\0": lzma.LZMAFile}
 """How a compressed tar begins."""
-PASSED_OVER = frozenset({"__MACOSX", "Thumbs.db", "desktop.ini"})
+PASSED_OVER = frozenset({"__MACOSX", "Thumbs.db", "desktop.ini", "README.md"})
 ARCHIVE_ERRORS = (zipfile.BadZipFile, tarfile.TarError, zlib.error, lzma.LZMAError, EOFError)
 READ_ERRORS = (Unreadable, OSError, RuntimeError, NotImplementedError, zipfile.BadZipFile, zlib.error, lzma.LZMAError,
                EOFError)  # fmt: skip
@@ -62,9 +64,11 @@ def folder(path: Path, limit: int, *, batches: bool) -> Source:
     _require_there(path)
     if not path.is_dir():
         raise UserError(f"data.path {path} is a file; source: folder expects a folder (archives: source: archive).")
-    names = list(_walk(path, "", ()))
+    names = [name for name in _walk(path, "", ()) if name not in FILES]
     if not names:
         raise UserError(f"data.path {path} is an empty folder: put images there, or name another folder.")
+    attributes = read_attributes(path, names)
+    described = None if attributes is None else set(attributes.column(0).to_pylist())
 
     def entries() -> Iterator[Entry]:
         for name in names:
@@ -72,9 +76,11 @@ def folder(path: Path, limit: int, *, batches: bool) -> Source:
             entry = _judge(name, batch)
             if entry is None and batches and not batch:
                 entry = rejected(name, "", "it lies beside the batch folders, in none of them")
+            if entry is None and described is not None and name not in described:
+                entry = rejected(name, batch, "it has no row in the table of attributes", counts=_counts(name))
             yield entry or Entry(name, batch, partial(_read_file, path / name, limit), _counts(name))
 
-    return Source(entries(), len(names))
+    return Source(entries(), len(names), attributes=attributes)
 
 
 def archive(path: Path, limit: int, *, batches: bool) -> Source:

@@ -119,8 +119,9 @@ def inspect(item_id: str | None = None, png: Path | None = None, root: Path = Pa
         if png.is_dir() or not png.parent.is_dir():
             raise UserError(f"{png} cannot be written: its folder must exist, and it must not be one itself.")
         _picture(searcher.images.rows(np.array([searcher.position(row["id"])]))[0]).save(png, format="PNG")
+    width = 2 + max(map(len, row))
     for key, value in row.items():
-        print(f"{key:<12}{'' if value is None else value}")
+        print(f"{key:<{width}}{'' if value is None else value}")
 
 
 def table(name: str, neighbours: list[dict[str, Any]]) -> str:
