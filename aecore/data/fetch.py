@@ -1,4 +1,4 @@
-"""The command `fetch`: brings package or torchvision data to `data.path`, where DVC watches it.
+"""The command `fetch`: brings package, torchvision or drawn data to `data.path`, where DVC watches it.
 
 `python -m aecore.data.fetch bundle` made the bundled images: the rule that chose them is `choose_bundle`.
 """
@@ -15,6 +15,7 @@ import numpy as np
 
 from aecore.artifact import sha256_file
 from aecore.config import UserError, WorkFailed, section
+from aecore.data import avatars
 from aecore.data.arrays import BUNDLED_FILES, FASHION_FILES, read_images, read_labels, torchvision_parts, write_idx
 from aecore.data.decode import content_hash, content_id
 from aecore.data.sources import SourceConfig, open_source
@@ -39,6 +40,8 @@ def fetch(config: SourceConfig, package: Path = DEBIAN) -> str:
         return f"{config.torchvision}: {sum(len(part) for _, part in parts):,} images are in {path}"
     if config.source == "fashion_mnist":
         return _fetch_fashion(path, package)
+    if config.source == "avatars":
+        return _fetch_avatars(path)
     open_source(config, limit=0)
     return f"nothing to fetch: {config.source} is at {path}"
 
@@ -59,6 +62,15 @@ def _fetch_fashion(path: Path, package: Path) -> str:
             raise WorkFailed(f"{error}; or `apt install dataset-fashion-mnist` and run this again.") from error
         _copy(Path(temporary) / "FashionMNIST" / "raw", path, missing)
     return f"fashion_mnist: downloaded {len(missing)} files to {path}"
+
+
+def _fetch_avatars(path: Path) -> str:
+    if (path / avatars.TABLE).is_file():
+        return f"nothing to fetch: avatars is at {path}"
+    if path.exists() and (not path.is_dir() or any(path.iterdir())):
+        raise UserError(f"data.path {path} holds something else than avatars: name a folder that is not there yet.")
+    avatars.draw_folder(path, avatars.COUNT)
+    return f"avatars: drew {avatars.COUNT:,} images into {path}"
 
 
 def _copy(source: Path, target: Path, names: list[str]) -> None:

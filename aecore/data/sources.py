@@ -20,6 +20,7 @@ READERS: dict[str, Callable[[SourceConfig, int], Source]] = {
     "fashion_mnist": lambda config, limit: arrays.fashion_mnist(Path(config.path)),
     "folder": lambda config, limit: trees.folder(Path(config.path), limit, batches=config.batches),
     "archive": lambda config, limit: trees.archive(Path(config.path), limit, batches=config.batches),
+    "avatars": lambda config, limit: trees.folder(Path(config.path), limit, batches=False),
     "torchvision:NAME": lambda config, limit: arrays.torchvision_set(config.torchvision, Path(config.path)),
 }
 
@@ -29,7 +30,7 @@ class SourceConfig:
     """Section `data`."""
 
     source: str
-    """`fashion_mnist_10k` (bundled), `fashion_mnist`, `folder`, `archive`, or `torchvision:NAME`."""
+    """`fashion_mnist_10k` (bundled), `fashion_mnist`, `folder`, `archive`, `avatars` (drawn), or `torchvision:NAME`."""
     path: str
     """The one file or folder that holds it all."""
     batches: bool
