@@ -74,12 +74,12 @@ def grey(x: torch.Tensor, amount: float, generator: Random) -> Corrupted:
 
 
 def affine(x: torch.Tensor, amount: float, generator: Random) -> Corrupted:
-    """Turned by up to 15 degrees, scaled by 0.85-1.15, shifted by up to 10 % of each side, all times `amount`.
+    """Turned by up to 16 degrees, scaled by 0.8-1.2, shifted by up to 10 % of each side, all times `amount`.
 
     Bilinear; what comes from outside the image repeats its edge.
     """
     u = _uniform(x, (len(x), 4), generator) * 2 - 1  # (B, 4) in [-1, 1]
-    angle, scale = u[:, 0] * amount * math.radians(15), 1 + u[:, 1] * amount * 0.15
+    angle, scale = u[:, 0] * amount * math.radians(16), 1 + u[:, 1] * amount * 0.2
     cosine, sine = angle.cos() / scale, angle.sin() / scale
     shift = u[:, 2:] * amount * 0.2  # affine_grid counts a side as 2
     theta = torch.stack([cosine, -sine, shift[:, 0], sine, cosine, shift[:, 1]], dim=1).view(-1, 2, 3)

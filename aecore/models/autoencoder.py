@@ -62,7 +62,7 @@ class Autoencoder(nn.Module):
         self.encoder, self.decoder = ARCHITECTURES[recipe.architecture](
             recipe, shape, self.bottleneck.width, latent_dim
         )
-        self.whitening: Whitening | None = Whitening(latent_dim) if recipe.whiten else None
+        self.whitening: Whitening | None = Whitening(latent_dim, recipe.whiten) if recipe.whiten else None
         self.register_buffer("mean", torch.zeros(shape[0], 1, 1))
         self.register_buffer("scale", torch.ones(shape[0], 1, 1))
 

@@ -149,20 +149,24 @@ class Whitening(nn.Module):
     matrix: torch.Tensor
     inverse: torch.Tensor
 
-    def __init__(self, dim: int) -> None:
+    def __init__(self, dim: int, strength: float) -> None:
         super().__init__()
+        self.strength = strength
         self.register_buffer("mean", torch.zeros(dim))
         self.register_buffer("matrix", torch.eye(dim))
         self.register_buffer("inverse", torch.eye(dim))
 
     def fit(self, mean: torch.Tensor, covariance: torch.Tensor) -> None:
-        """From the codes' mean (d,) and covariance (d, d), float64: principal axes by falling variance, scaled to one.
+        """From the codes' mean (d,) and covariance (d, d), float64: principal axes by falling variance.
 
-        A variance below a millionth of the largest counts as that much, so that a dead unit is not blown up.
+        A variance v becomes v^(1 - strength): one where whitening is whole. One below a millionth of the largest counts
+        as that much, so that a dead unit is not blown up.
         """
         values, vectors = torch.linalg.eigh(covariance)
         values, vectors = values.flip(0), vectors.flip(1)
-        scale = values.clamp_min(1e-6 * values[0].clamp_min(1e-30)).sqrt()
+        scale = values.clamp_min(1e-6 * values[0].clamp_min(1e-30)) ** (self.strength / 2)
+        largest = vectors.abs().argmax(dim=0)
+        vectors = vectors * vectors[largest, torch.arange(len(vectors))].sign()  # a sign is nobody's choice
         self.mean.copy_(mean)
         self.matrix.copy_(vectors / scale)
         self.inverse.copy_((vectors * scale).T)

@@ -1,7 +1,7 @@
 """Penalties: terms beside the reconstruction loss, each a function of the model, its output and the clean images.
 
-The weight of each stands in the recipe. `adversarial` brings a network of its own, which trains with the model and is
-not part of it.
+The weight of each stands in the recipe. `adversarial` and `gradients` bring a network of their own, which trains with
+the model and is not part of it.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from aecore.models.autoencoder import Autoencoder, Output
-from aecore.models.bodies import Shape
+from aecore.models.gradients import orientation_histograms
 from aecore.models.layers import StridedDown
 
 Penalty = Callable[[Autoencoder, Output, torch.Tensor], torch.Tensor]
@@ -70,9 +70,9 @@ class Adversarial(nn.Module):
     autoencoder the gradient changes its sign (Ganin & Lempitsky 2015). The context encoder's term (Pathak et al. 2016).
     """
 
-    def __init__(self, shape: Shape) -> None:
+    def __init__(self, model: Autoencoder) -> None:
         super().__init__()
-        channels = [shape[0], 16, 32, 64]
+        channels = [model.shape[0], 16, 32, 64]
         self.levels = nn.ModuleList(StridedDown(a, b) for a, b in pairwise(channels))
         self.judge = nn.Linear(channels[-1], 1)
 
@@ -90,6 +90,25 @@ class Adversarial(nn.Module):
         return self.judge(x.mean(dim=(2, 3))).float().squeeze(1)  # type: ignore[no-any-return]
 
 
+class Gradients(nn.Module):
+    """Mean squared error of the clean image's oriented gradients, told from the code by two dense layers.
+
+    A code that tells edges apart from brightness is better to search by than one that only repaints pixels: the target
+    of masked feature prediction (Wei et al. 2022), here beside the image's own.
+    """
+
+    HIDDEN = 512
+
+    def __init__(self, model: Autoencoder) -> None:
+        super().__init__()
+        features = orientation_histograms(torch.zeros(1, *model.shape)).numel()
+        self.tell = nn.Sequential(nn.Linear(model.latent_dim, self.HIDDEN), nn.ReLU(), nn.Linear(self.HIDDEN, features))
+
+    def forward(self, model: Autoencoder, output: Output, target: torch.Tensor) -> torch.Tensor:
+        """Compare."""
+        return F.mse_loss(self.tell(output.latent).float(), orientation_histograms(target).flatten(1))
+
+
 class _Reversed(torch.autograd.Function):
     """The identity, whose gradient is minus the gradient."""
 
@@ -102,11 +121,12 @@ class _Reversed(torch.autograd.Function):
         return -gradient
 
 
-PENALTIES: dict[str, Callable[[Shape], Penalty]] = {
-    "l1": lambda shape: l1,
-    "l2": lambda shape: l2,
-    "decorrelation": lambda shape: decorrelation,
-    "decoder_l2": lambda shape: decoder_l2,
-    "decoder_gradient": lambda shape: decoder_gradient,
+PENALTIES: dict[str, Callable[[Autoencoder], Penalty]] = {
+    "l1": lambda model: l1,
+    "l2": lambda model: l2,
+    "decorrelation": lambda model: decorrelation,
+    "decoder_l2": lambda model: decoder_l2,
+    "decoder_gradient": lambda model: decoder_gradient,
     "adversarial": Adversarial,
+    "gradients": Gradients,
 }

@@ -17,7 +17,7 @@ HIDING = ("dropout", "hole", "blocks")
 """Corruptions after which some pixels are unknown."""
 BOTTLENECK_WEIGHTS = {"variational": 0.05, "wasserstein": 1.0, "quantised": 1.0}
 """What `bottleneck_weight: null` means: see `aecore.models.bottlenecks`."""
-PENALTIES = ("l1", "l2", "decorrelation", "decoder_l2", "decoder_gradient", "adversarial")
+PENALTIES = ("l1", "l2", "decorrelation", "decoder_l2", "decoder_gradient", "adversarial", "gradients")
 """The known keys of `penalties`: see `aecore.models.penalties`."""
 
 
@@ -47,8 +47,9 @@ class Recipe:
     """Terms beside the reconstruction loss, and the weight of each."""
     loss: Literal["mse", "l1", "bce", "masked"] = "mse"
     """The reconstruction loss; `masked` is the squared error of the hidden pixels alone."""
-    whiten: bool = False
-    """After training, an affine map makes the training codes uncorrelated with unit variance."""
+    whiten: float = 0.0
+    """After training, an affine map makes the training codes uncorrelated, and each variance v becomes v^(1 - whiten):
+    0 leaves the code alone, 1 makes all variances one."""
 
     def __post_init__(self) -> None:
         self._check_body()
@@ -99,6 +100,7 @@ class Recipe:
                     f"more than 0 and at most {most} for {self.corruption}")  # fmt: skip
         if self.loss == "masked" and self.corruption not in HIDING:
             raise self._contradiction("loss", "corruption", f"hides no pixel: choose one of {', '.join(HIDING)}")
+        require(0 <= self.whiten <= 1, "whiten", self.whiten, "0 (not) to 1 (wholly)")
         for name, weight in self.penalties.items():
             config.pick(dict.fromkeys(PENALTIES), name, "penalties: the penalty")
             number = isinstance(weight, int | float) and not isinstance(weight, bool)

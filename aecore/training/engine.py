@@ -90,7 +90,7 @@ class Engine:
         recipe = model.recipe
         self.loss = LOSSES[recipe.loss]
         self.autocast = torch.autocast(device.type, dtype=torch.bfloat16, enabled=precision == "bf16")
-        self.penalties = {name: PENALTIES[name](model.shape) for name in recipe.penalties}
+        self.penalties = {name: PENALTIES[name](model) for name in recipe.penalties}
         self.helpers = nn.ModuleList(p for p in self.penalties.values() if isinstance(p, nn.Module)).to(device)
         self.term_weight = recipe.beta / math.prod(model.shape)
         self.optimiser = torch.optim.AdamW(

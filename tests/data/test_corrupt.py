@@ -101,7 +101,7 @@ def test_an_affine_of_no_amount_changes_nothing_and_the_turn_is_scipys() -> None
     u = torch.rand(3, 4, generator=torch.Generator().manual_seed(3)) * 2 - 1
     places = (np.mgrid[:20, :20] + 0.5) / 10 - 1  # rows, columns in [-1, 1]
     for image, draw, expected in zip(x, u.numpy(), given, strict=True):
-        turn, scale = math.radians(15) * draw[0], 1 + 0.15 * draw[1]
+        turn, scale = math.radians(16) * draw[0], 1 + 0.2 * draw[1]
         c, s = math.cos(turn) / scale, math.sin(turn) / scale
         columns = c * places[1] - s * places[0] + 0.2 * draw[2]
         rows = s * places[1] + c * places[0] + 0.2 * draw[3]

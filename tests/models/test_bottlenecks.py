@@ -102,10 +102,15 @@ def test_a_quantisers_prior_is_its_entries() -> None:
 def test_whitened_codes_are_uncorrelated_with_unit_variance_and_come_back() -> None:
     codes = tensor(500, 4) @ tensor(4, 6) + 3  # of rank 4
     mean, covariance = np.asarray(codes.numpy().mean(axis=0)), np.cov(codes.numpy().T, bias=True)
-    whitening = Whitening(6)
+    whitening = Whitening(6, 1.0)
     torch.testing.assert_close(whitening(codes), codes)
     whitening.fit(torch.from_numpy(mean.astype(np.float64)), torch.from_numpy(covariance))
     white = whitening(codes)
     np.testing.assert_allclose(np.cov(white.numpy().T, bias=True)[:4, :4], np.eye(4), atol=1e-3)
     assert float(white[:, 4:].abs().max()) < 0.1  # what never varied is not blown up
     torch.testing.assert_close(whitening.undo(white), codes, atol=1e-3, rtol=1e-3)
+
+    half = Whitening(6, 0.5)
+    half.fit(torch.from_numpy(mean.astype(np.float64)), torch.from_numpy(covariance))
+    variances = np.sort(np.linalg.eigvalsh(covariance))[::-1]
+    np.testing.assert_allclose(half(codes).numpy().var(axis=0)[:4], np.sqrt(variances[:4]), rtol=1e-3)

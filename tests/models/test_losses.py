@@ -7,8 +7,9 @@ import pytest
 import torch
 
 from aecore.models.autoencoder import Autoencoder, Output
+from aecore.models.gradients import orientation_histograms
 from aecore.models.losses import LOSSES
-from aecore.models.penalties import PENALTIES, Adversarial
+from aecore.models.penalties import PENALTIES, Adversarial, Gradients
 from aecore.models.recipe import Recipe
 
 RNG = np.random.default_rng(0)
@@ -59,7 +60,7 @@ def test_penalties_on_the_code_equal_their_definition() -> None:
     crossed = np.corrcoef(z.T)[~np.eye(5, dtype=bool)]
     expected = {"l1": np.abs(z).mean(), "l2": np.square(z).mean(), "decorrelation": np.square(crossed).mean()}
     for name, value in expected.items():
-        assert float(PENALTIES[name]((1, 2, 2))(model, output, target)) == pytest.approx(value, rel=1e-5), name
+        assert float(PENALTIES[name](model)(model, output, target)) == pytest.approx(value, rel=1e-5), name
 
 
 def test_penalties_on_a_linear_decoder_have_closed_forms() -> None:
@@ -69,16 +70,19 @@ def test_penalties_on_a_linear_decoder_have_closed_forms() -> None:
     weight = model.decoder[0].weight.detach().double().numpy()  # type: ignore[index,union-attr,operator]
     x = torch.rand(4000, 1, 4, 5)
     output = model(x)
-    l2 = PENALTIES["decoder_l2"]((1, 4, 5))(model, output, x)
-    assert float(l2) == pytest.approx(np.square(weight).sum(), rel=1e-5)
-    jacobian = PENALTIES["decoder_gradient"]((1, 4, 5))(model, output, x)
-    assert float(jacobian) == pytest.approx(np.square(0.25 * weight).sum() / 20, rel=0.03)  # an estimate: 4,000 draws
+    l2 = PENALTIES["decoder_l2"](model)(model, output, x)
+    assert float(l2.detach()) == pytest.approx(np.square(weight).sum(), rel=1e-5)
+    jacobian = PENALTIES["decoder_gradient"](model)(model, output, x)
+    assert float(jacobian.detach()) == pytest.approx(
+        np.square(0.25 * weight).sum() / 20, rel=0.03
+    )  # an estimate: 4,000 draws
 
 
 def test_the_adversarial_term_trains_the_judge_down_and_the_model_up() -> None:
     torch.manual_seed(0)
-    judge, shape = Adversarial((1, 8, 8)), (1, 8, 8)
+    shape = (1, 8, 8)
     model, x = Autoencoder(Recipe("linear"), shape, 4), torch.rand(16, *shape)
+    judge = Adversarial(model)
     output = model(x)
     judge(model, output, x).backward()
     with torch.no_grad():
@@ -91,3 +95,17 @@ def test_the_adversarial_term_trains_the_judge_down_and_the_model_up() -> None:
     for p, expected in zip(model.parameters(), chain, strict=True):
         torch.testing.assert_close(p.grad, expected, rtol=1e-4, atol=1e-7)
     assert all(p.grad is not None and p.grad.abs().sum() > 0 for p in judge.parameters())
+
+
+def test_gradients_are_told_from_the_code_and_train_it() -> None:
+    torch.manual_seed(0)
+    model, x = Autoencoder(Recipe("linear"), (3, 8, 12), 4), torch.rand(5, 3, 8, 12)
+    tell = PENALTIES["gradients"](model)
+    assert isinstance(tell, Gradients)
+    output = model(x)
+    loss = tell(model, output, x)
+    told = tell.tell(output.latent).detach().numpy()
+    truth = orientation_histograms(x).numpy().reshape(5, -1)
+    assert float(loss.detach()) == pytest.approx(np.square(told - truth).mean(), rel=1e-5)
+    loss.backward()
+    assert all(p.grad is not None and p.grad.abs().sum() > 0 for p in [*model.encoder.parameters(), *tell.parameters()])

@@ -97,7 +97,7 @@ def test_parts_and_constraints_are_logged_each_epoch(
 
 
 def test_a_whitened_code_is_white_on_the_training_images(workspace: Path, set_params: Set) -> None:
-    set_params(train={"overrides": {"widths": [4, 8], "whiten": True}})
+    set_params(train={"overrides": {"widths": [4, 8], "whiten": 1.0}})
     assert cli.main(["train"]) == 0
     model, _ = autoencoder.load(config.MODEL)
     images = Images.open()
@@ -120,7 +120,7 @@ def test_the_best_epoch_is_kept(workspace: Path, set_params: Set) -> None:
 
 
 RANDOM = {"bottleneck": "variational", "corruption": "blocks", "loss": "masked", "penalties": {"adversarial": 0.01},
-          "whiten": True}  # fmt: skip
+          "whiten": 1.0}  # fmt: skip
 """All that draws at random while training, and a network beside the model."""
 
 
