@@ -1,0 +1,1 @@
+"""From codes back to images: compression, samples, interpolations, edits."""
