@@ -64,6 +64,14 @@ def _run(options: argparse.Namespace) -> None:
         from aecore.search import query
 
         query.inspect(options.id, options.png)
+    elif options.command == "sample":
+        from aecore.generate import sample
+
+        sample.run(options.n, options.origin, options.seed, options.output, options.json)
+    elif options.command == "interpolate":
+        from aecore.generate import interpolate
+
+        interpolate.run(options.a, options.b, options.steps, options.output)
     elif options.command == "publish":
         from aecore.serve import publish
 
@@ -109,6 +117,29 @@ def _parser() -> argparse.ArgumentParser:
     inspect = commands.add_parser("inspect", help="say what is known of indexed images, or save one as PNG")
     inspect.add_argument("--id", help="the image (without it: how many there are, and the first few)")
     inspect.add_argument("--png", type=Path, metavar="OUT.png", help="write the prepared image there")
+
+    sample = commands.add_parser(
+        "sample", help="draw new images, each beside the training images nearest to it", description="Draw new images "
+        "and, beside each, the training images nearest to it: learnt, or learnt by heart?"
+    )  # fmt: skip
+    sample.add_argument("-n", type=int, default=24, help="how many (default: 24)")
+    sample.add_argument("--from", dest="origin", choices=("mixture", "prior"), default="mixture",
+                        help="a Gaussian mixture fitted to the training codes (the default), or the bottleneck's own "
+                        "prior, where it has one")  # fmt: skip
+    sample.add_argument("--seed", type=int, default=0, help="another number, other samples (default: 0)")
+    sample.add_argument("-o", "--output", type=Path, default=Path("samples.png"), metavar="OUT.png",
+                        help="the picture (default: samples.png)")  # fmt: skip
+    sample.add_argument("--json", action="store_true", help="stable JSON instead of a table")
+
+    way = commands.add_parser(
+        "interpolate", help="draw the way from one image to another through the codes", description="Draw what lies "
+        "between two images: decoded from the codes between theirs, above a cross-fade of their pixels."
+    )  # fmt: skip
+    way.add_argument("a", metavar="A", help="an image file, or the id of an indexed image")
+    way.add_argument("b", metavar="B", help="another")
+    way.add_argument("--steps", type=int, default=9, help="pictures on the way, both ends included (default: 9)")
+    way.add_argument("-o", "--output", type=Path, default=Path("interpolation.png"), metavar="OUT.png",
+                     help="the picture (default: interpolation.png)")  # fmt: skip
 
     commands.add_parser("publish", help="verify the workspace's artefacts and serve a copy of them")
     commands.add_parser("rollback", help="serve the copy that was served before")

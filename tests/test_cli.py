@@ -17,7 +17,10 @@ from aecore import artifact, cli, config
 Set = Callable[..., None]
 
 
-@pytest.mark.parametrize("command", [*cli.STAGES, "fetch", "query", "inspect", "publish", "rollback", "tour", "ui"])
+COMMANDS = (*cli.STAGES, "fetch", "query", "inspect", "sample", "interpolate", "publish", "rollback", "tour", "ui")
+
+
+@pytest.mark.parametrize("command", COMMANDS)
 def test_every_command_has_help(command: str, capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as caught:
         cli.main([command, "--help"])

@@ -6,9 +6,10 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 
 from aecore import artifact, config
-from aecore.analysis import protocol
+from aecore.analysis import generation, protocol
 from aecore.analysis.kmeans import threads
 from aecore.analysis.protocol import EvaluateConfig, Sample, flat
 from aecore.analysis.space import Space, blocks
@@ -69,13 +70,18 @@ def main() -> None:
     """Measure raw pixels and PCA on the prepared images; write what `evaluate` pairs the model's figures with."""
     runtime, section = config.section(Runtime, "run"), config.section(EvaluateConfig, "evaluate")
     metric, dim = config.section(IndexConfig, "index").metric, _latent_dim()
+    torch.set_num_threads(runtime.threads)
     images = Images.open()
+    chosen = Sample.choose(images)
     with threads(runtime.threads):
         pca = fit_images(images, dim, runtime.seed)
         measured = floors(images, pca, metric, section.neighbours, runtime.seed)
+        yardstick = generation.make_yardstick(images, chosen, runtime.seed)
+        generated = generation.floors(images, chosen, pca, yardstick, runtime.seed)
     facts = settings(dim, metric, section.neighbours, runtime.seed) | {
         "pca": "exact" if pca.exact else "randomised",
-        "images": Sample.choose(images).facts(),
+        "images": chosen.facts(),
+        "generation": generated,
         "means": {
             space: {name: round(float(values.mean()), 6) for name, values in figures.items() if name != "cluster"}
             for space, figures in measured.items()
@@ -87,6 +93,8 @@ def main() -> None:
                 np.save(directory / f"{space}-{name}.npy", values)
         np.save(directory / "mean.npy", pca.mean)
         np.save(directory / "components.npy", pca.components)
+        if yardstick is not None:
+            generation.save(yardstick, directory)
     manifest = artifact.read_manifest(config.BASELINE, "baseline")
     means, figure = facts["means"], "knn" if "knn" in measured["raw"] else "found_1"
     name = f"kNN@{section.neighbours}" if figure == "knn" else "original found first"

@@ -12,7 +12,7 @@ import numpy as np
 import torch
 
 from aecore import artifact, config, tracking
-from aecore.analysis import baseline, compare, figures, protocol
+from aecore.analysis import baseline, compare, figures, generation, protocol
 from aecore.analysis.compare import Comparison
 from aecore.analysis.kmeans import threads
 from aecore.analysis.protocol import EvaluateConfig, Sample
@@ -21,6 +21,8 @@ from aecore.artifact import Manifest
 from aecore.config import Runtime, WorkFailed
 from aecore.data.images import Images
 from aecore.embedding import Encoder
+from aecore.generate import interpolate, sample
+from aecore.generate.mixture import fit_mixture, fitted_to
 from aecore.models.pca import Pca
 from aecore.search.metric import IndexConfig
 from aecore.vectors import Embeddings
@@ -28,9 +30,11 @@ from aecore.vectors import Embeddings
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-PICTURES = ("reconstructions", "neighbours", "map", "clusters", "training")
+PICTURES = ("reconstructions", "neighbours", "map", "clusters", "samples", "interpolations", "training")
 COLUMNS, QUERIES, NEIGHBOURS, MEMBERS, CLUSTERS = 12, 10, 10, 10, 20
 """What a picture shows at most: reconstructed images, queries, neighbours each, members a cluster, clusters."""
+SAMPLES, WAYS, STEPS = 24, 5, 9
+"""And samples, half of them from the prior where there is one, ways between two test images, steps on each."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -138,8 +142,48 @@ def draw_training(path: Path) -> Figure:
     return figures.training({name: np.array([float(row[name]) for row in rows]) for name in rows[0]})
 
 
-def report(work: Workspace, chosen: Sample, comparison: Comparison, titles: dict[str, str], k: int) -> str:
-    """The comparison as Markdown: the table, who wins, and how it was measured."""
+def draw_codes(work: Workspace, chosen: Sample, count: int, seed: int) -> dict[str, np.ndarray]:
+    """`count` new codes each from the `mixture` and, where the bottleneck has one, from its `prior`."""
+    mixture = fit_mixture(work.embeddings.rows(fitted_to(chosen.train, work.images.ids())), seed)
+    prior = sample.prior_codes(work.encoder, count, seed)
+    return {"mixture": mixture.draw(count, seed)} | ({} if prior is None else {"prior": prior})
+
+
+def measure_generated(work: Workspace, chosen: Sample, drawn: dict[str, np.ndarray]) -> dict[str, Any]:
+    """Section `generation` of the metrics: the model's reconstructions and samples beside the floors."""
+    images, facts = work.images, work.floors.facts["generation"]
+    yardstick = generation.load(config.BASELINE, images)
+    sets = {"reconstructions": work.encoder.reconstruct(images.rows(generation.shown_test(images, chosen)))}
+    sets |= {origin: work.encoder.decode(codes) for origin, codes in drawn.items()}
+    measured = {name: generation.measure(shown, images, facts["unseen"], yardstick) for name, shown in sets.items()}
+    return generation.flattened(facts, measured)
+
+
+def draw_samples(work: Workspace, space: Space, drawn: dict[str, np.ndarray]) -> Figure:
+    """The first of the `drawn` codes decoded, each beside the training images nearest to it."""
+    groups = {
+        origin: sample.beside_nearest(
+            codes[: SAMPLES // len(drawn)], work.encoder, work.images, work.embeddings, space.center, space.metric
+        )
+        for origin, codes in drawn.items()
+    }
+    return sample.draw(groups, work.images, work.floors.facts["generation"]["unseen"])
+
+
+def draw_interpolations(work: Workspace, chosen: Sample) -> Figure:
+    """The ways between a few test images, of different labels where there are enough."""
+    shown = typical(work.images, chosen.test, 2 * WAYS)  # sorted by label: the first half goes to the second
+    ways = [
+        interpolate.between(work.images.rows(ends), _names(work.images, ends) or ["", ""], work.encoder, STEPS)
+        for ends in shown[: len(shown) // 2 * 2].reshape(2, -1).T
+    ]
+    return interpolate.draw(ways)
+
+
+def report(
+    work: Workspace, chosen: Sample, comparison: Comparison, generated: dict[str, Any], titles: dict[str, str], k: int
+) -> str:
+    """The comparison as Markdown: the table, who wins, how it was measured, and the same of generated images."""
     parts, facts = chosen.facts(), work.index.facts
     how = [
         f"{parts['test']:,} test images; in brackets 95 % intervals (bootstrap of the images, paired for differences).",
@@ -156,7 +200,7 @@ def report(work: Workspace, chosen: Sample, comparison: Comparison, titles: dict
     how.append(f"PCA was computed {exact}. Recall of the index ({facts['index']}) at 10: {facts['recall']['10']:.4f}.")
     lines = [*compare.table(comparison, titles, k), ""]
     lines += [f"- {line}" for line in compare.verdicts(comparison, titles, k)]
-    return "\n".join([*lines, "", *how]) + "\n"
+    return "\n".join([*lines, "", *how, "", *generation.table(generated, titles)]) + "\n"
 
 
 def typical(images: Images, positions: np.ndarray, count: int) -> np.ndarray:
@@ -195,14 +239,19 @@ def main() -> None:
         labels = images.labels()
         asked = labels[chosen.queries] if labels is not None and len(chosen.queries) else None
         comparison = compare.compare({"model": model, **work.measured}, asked, section.bootstrap, runtime.seed)
-        text = report(work, chosen, comparison, titles, k)
+        drawn_codes = draw_codes(work, chosen, work.floors.facts["generation"]["images"], runtime.seed)
+        generated = measure_generated(work, chosen, drawn_codes)
+        text = report(work, chosen, comparison, generated, titles, k)
 
         drawn = {
             "reconstructions": draw_reconstructions(work, chosen, titles),
             "neighbours": draw_neighbours(work, space, chosen),
             "map": draw_map(images, config.MAP),
             "clusters": draw_clusters(images, config.CLUSTERS),
+            "samples": draw_samples(work, space, drawn_codes),
         }
+        if len(chosen.test) > 1:
+            drawn["interpolations"] = draw_interpolations(work, chosen)
         if (config.REPORTS / "training.csv").is_file():
             drawn["training"] = draw_training(config.REPORTS / "training.csv")
         metrics: dict[str, Any] = {
@@ -210,6 +259,8 @@ def main() -> None:
             for space_name, values in comparison.means.items()
         }
         run.log({f"{space_name}.{name}": v for space_name, values in metrics.items() for name, v in values.items()})
+        run.log({f"generation.{figure}.{name}": generated[figure][name] for figure in ("frechet", "closest")
+                 if figure in generated for name in ("mixture", "prior") if name in generated[figure]})  # fmt: skip
         config.FIGURES.mkdir(parents=True, exist_ok=True)
         for name in PICTURES:
             path = config.FIGURES / f"{name}.png"
@@ -218,6 +269,7 @@ def main() -> None:
                 run.figure(drawn[name], name)
             else:
                 path.unlink(missing_ok=True)
+        metrics["generation"] = generated
         metrics["index"] = {f"recall_{at}": value for at, value in work.index.facts["recall"].items()}
         metrics["images"] = chosen.facts()
         artifact.write_json(config.REPORTS / "intervals.json", compare.flattened(comparison))

@@ -144,13 +144,18 @@ def test_the_stage_writes_every_report(workspace: Path, capsys: pytest.CaptureFi
     for name, value in metrics["raw"].items():
         floor = artifact.read_manifest(config.BASELINE, "baseline").facts["means"]["raw"].get(name, value)
         assert value == pytest.approx(floor, abs=2e-6)
+    generated, floors = metrics["generation"], {"test", "pca", "raw"}
+    assert set(generated["frechet"]) == set(generated["closest"]) == floors | {"reconstructions", "mixture"}
+    assert generated["frechet"]["test"] < generated["frechet"]["raw"]
+    assert generated["closest"]["test"] == pytest.approx(1, abs=1e-4)
+    assert generated["images"] == len(Images.open().positions("test"))
     intervals = json.loads((config.REPORTS / "intervals.json").read_text())
     for space, figures in intervals["intervals"].items():
         for name, (low, high) in figures.items():
             assert low <= high
             assert name in ("nmi", "ari") or low - 1e-6 <= metrics[space][name] <= high + 1e-6
     assert {path.stem for path in config.FIGURES.glob("*.png")} == {
-        "reconstructions", "neighbours", "map", "clusters", "training"
+        "reconstructions", "neighbours", "map", "clusters", "samples", "interpolations", "training"
     }  # fmt: skip
     written = {path: path.read_bytes() for path in config.REPORTS.rglob("*") if path.is_file()}
     assert cli.main(["evaluate"]) == 0
@@ -190,4 +195,9 @@ def test_without_labels_all_but_the_label_figures_stands(set_params: Set, worksp
     assert set(metrics["raw"]) == ALWAYS
     assert "purity" not in artifact.read_manifest(config.CLUSTERS, "clusters").facts
     assert (config.FIGURES / "neighbours.png").is_file()
-    assert "kNN" not in (config.REPORTS / "comparison.md").read_text()
+    comparison = (config.REPORTS / "comparison.md").read_text()
+    assert "kNN" not in comparison
+    assert set(metrics["generation"]) == {"closest", "images", "unseen"}
+    assert "Without labels there is no classifier" in comparison
+    assert (config.FIGURES / "samples.png").is_file()
+    assert (config.FIGURES / "interpolations.png").is_file()
