@@ -1,0 +1,47 @@
+"""How sparse codes are: how few units a code uses, and how unequally."""
+
+from __future__ import annotations
+
+import numpy as np
+
+THRESHOLD = 0.1
+"""A unit is active in a code where it exceeds this share of its own scale …"""
+DEAD = 0.01
+"""… unless its scale is below this share of the largest unit's: it carries nothing, whatever its value."""
+
+
+def scale(codes: np.ndarray) -> np.ndarray:
+    """Root mean square of each unit of (training) `codes` (n, d): float64 (d,)."""
+    return np.asarray(np.sqrt(np.square(codes.astype(np.float64)).mean(axis=0)))
+
+
+def active(codes: np.ndarray, scale: np.ndarray) -> np.ndarray:
+    """Share of active units in each code, (n, d) and (d,) -> float64 (n,).
+
+    A unit is active where |z| > THRESHOLD x its scale; one whose scale is less than DEAD x the largest never is. Both
+    are relative, so that codes made small and decoders made large to please a penalty change nothing. Codes drawn
+    from a normal distribution are 92 % active.
+    """
+    alive = (scale > 0) & (scale >= DEAD * scale.max())
+    return np.asarray(((np.abs(codes) > THRESHOLD * scale) & alive).mean(axis=1))
+
+
+def zeros(codes: np.ndarray) -> np.ndarray:
+    """Share of exact zeros in each code, (n, d) -> float64 (n,)."""
+    return np.asarray((codes == 0).mean(axis=1))
+
+
+def hoyer(codes: np.ndarray) -> np.ndarray:
+    """Sparseness of each code, (n, d) -> float64 (n,): 1 with one unit alone, 0 with all equally large.
+
+    (sqrt d - |z|_1 / |z|_2) / (sqrt d - 1): Hoyer 2004, "Non-negative matrix factorization with sparseness
+    constraints", section 3.1. Codes of zeros alone, and of one unit, are 0.
+    """
+    root = np.sqrt(codes.shape[1])
+    if root == 1:
+        return np.zeros(len(codes))
+    size = np.abs(codes.astype(np.float64))
+    size /= np.maximum(size.max(axis=1, keepdims=True), np.finfo(np.float64).tiny)  # tiny codes would square to nothing
+    norm = np.sqrt(np.square(size).sum(axis=1))
+    ratio = np.divide(size.sum(axis=1), norm, out=np.full(len(codes), root), where=norm > 0)
+    return np.asarray(np.clip((root - ratio) / (root - 1), 0, 1))
