@@ -1,18 +1,16 @@
-"""Figures of codes and weights (sparsity, constraints, bottlenecks) against closed forms, numpy, scipy and torch."""
+"""Figures of codes and weights (sparsity, correlation, subspaces, use) against closed forms, numpy and scipy."""
 
 from __future__ import annotations
 
 import numpy as np
 import pytest
-import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from scipy.stats import entropy, norm, ortho_group
-from torch.distributions import Independent, Normal, kl_divergence
 
-from aecore.analysis.bottlenecks import SCALES, active_units, kl_from_normal, mmd, perplexity
-from aecore.analysis.constraints import gram_deviation, largest_angle, norm_deviation, off_diagonal
+from aecore.analysis.linear import largest_angle, off_diagonal
 from aecore.analysis.sparsity import active, hoyer, scale, zeros
+from aecore.analysis.usage import SCALES, active_units, mmd, perplexity
 
 
 def test_hoyer_runs_from_equal_to_alone() -> None:
@@ -42,15 +40,6 @@ def test_active_counts_against_each_units_own_scale() -> None:
     assert active(np.zeros((3, 2)), np.zeros(2)).tolist() == [0, 0, 0]
 
 
-def test_orthonormal_rows_deviate_by_nothing_and_scaled_ones_by_the_closed_form() -> None:
-    rows = ortho_group.rvs(12, random_state=0)[:5]
-    assert gram_deviation(rows) < 1e-12
-    assert gram_deviation(2 * rows) == pytest.approx(3 * np.sqrt(5))
-    assert norm_deviation(rows) < 1e-12
-    scaled = rows * np.array([1, 1, 0.7, 1.2, 1])[:, None]
-    assert norm_deviation(scaled) == pytest.approx(0.3)
-
-
 def test_off_diagonal_correlation_is_numpys() -> None:
     rng = np.random.default_rng(2)
     codes = (rng.normal(size=(300, 5)) @ rng.normal(size=(5, 5)) + 50).astype(np.float32)
@@ -71,14 +60,6 @@ def test_the_largest_angle_is_the_one_turned_by(degrees: float) -> None:
     turned[1] = np.cos(radians) * rows[1] + np.sin(radians) * rows[5]
     mixed = rng.normal(size=(3, 3)) @ turned  # another basis of the same span
     assert largest_angle(rows[:3], mixed) == pytest.approx(degrees, abs=1e-5 if degrees > 45 else 1e-6)
-
-
-def test_kl_is_torchs() -> None:
-    mean, log_variance = torch.randn(7, 4, dtype=torch.float64), torch.randn(7, 4, dtype=torch.float64)
-    posterior = Independent(Normal(mean, (log_variance / 2).exp()), 1)
-    prior = Independent(Normal(torch.zeros_like(mean), torch.ones_like(mean)), 1)
-    np.testing.assert_allclose(kl_from_normal(mean.numpy(), log_variance.numpy()), kl_divergence(posterior, prior))
-    assert kl_from_normal(np.zeros((2, 3)), np.zeros((2, 3))).tolist() == [0, 0]
 
 
 def test_a_unit_is_in_use_where_its_mean_moves() -> None:

@@ -1,19 +1,8 @@
-"""How well weights and codes hold their constraints, and how near a linear autoencoder comes to PCA."""
+"""How near an autoencoder comes to PCA's properties: uncorrelated codes, and for a linear one the same subspace."""
 
 from __future__ import annotations
 
 import numpy as np
-
-
-def gram_deviation(weights: np.ndarray) -> float:
-    """|W W^T - I| (Frobenius) of `weights` (units, inputs): 0 where the rows are orthonormal."""
-    weights = weights.astype(np.float64)
-    return float(np.linalg.norm(weights @ weights.T - np.eye(len(weights))))
-
-
-def norm_deviation(weights: np.ndarray) -> float:
-    """Largest | |w| - 1 | over the rows w of `weights` (units, inputs)."""
-    return float(np.abs(np.linalg.norm(weights.astype(np.float64), axis=1) - 1).max())
 
 
 def off_diagonal(codes: np.ndarray) -> float:

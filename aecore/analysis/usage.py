@@ -1,4 +1,4 @@
-"""What bottlenecks with a prior claim: ELBO parts, units and codebook entries in use, distance from the prior."""
+"""How much of a bottleneck is used: latent units, codebook entries, and how far its codes are from the prior."""
 
 from __future__ import annotations
 
@@ -8,15 +8,6 @@ ACTIVE = 0.01
 """Variance of a unit's posterior mean above which it is in use (Burda, Grosse & Salakhutdinov 2016, section 5.2)."""
 SCALES = (0.1, 0.2, 0.5, 1.0, 2.0, 5.0, 10.0)
 """Of the inverse multiquadratic kernels (the authors' code of Tolstikhin et al. 2018)."""
-
-
-def kl_from_normal(mean: np.ndarray, log_variance: np.ndarray) -> np.ndarray:
-    """KL divergence in nats of each diagonal Gaussian (n, d) from the standard normal, float64 (n,).
-
-    Kingma & Welling 2014, appendix B.
-    """
-    mean, log_variance = mean.astype(np.float64), log_variance.astype(np.float64)
-    return np.asarray((np.square(mean) + np.exp(log_variance) - 1 - log_variance).sum(axis=1) / 2)
 
 
 def active_units(means: np.ndarray) -> int:
