@@ -2,11 +2,22 @@
 
 from __future__ import annotations
 
+import dataclasses
+from collections.abc import Mapping
+
 import numpy as np
+import torch
+
+from aecore.analysis.case import Case, scaled
+from aecore.embedding import Encoder
+from aecore.models.autoencoder import Autoencoder
+from aecore.models.recipe import Recipe
 
 AROUND = [(i, j) for i in (-1, 0, 1) for j in (-1, 0, 1) if (i, j) != (0, 0)]
 FLOOR = 1e-12
 """Power, relative to the mean over all frequencies, below which a frequency holds rounding alone."""
+SEEDS, UNTRAINED, BATCH = 3, 256, 128
+"""Fresh models behind an untrained figure, the images they are shown, and how many at a time."""
 
 
 def checkerboard(images: np.ndarray, stride: int) -> float:
@@ -40,6 +51,53 @@ def checkerboard(images: np.ndarray, stride: int) -> float:
     quotient = np.divide(power, beside, out=np.ones_like(power), where=beside > 0)
     printed = quotient[:: height // stride, :: width // stride]  # (stride, stride), the first is the mean brightness
     return float((printed.sum() - printed[0, 0]) / (printed.size - 1))
+
+
+def measure(case: Case) -> dict[str, float]:
+    """Energy of test images as they come out of a model, relative to their own, which is `images`.
+
+    `trained`: out of the model; `untrained`: out of fresh models of its recipe, the mean of SEEDS; `untrained_resized`:
+    the same with `up: nearest`, resize and convolution, which treats all pixels alike. Empty where images are small.
+    """
+    pixels, stride = case.images.rows(case.test), 2 ** len(case.recipe.widths)
+    few = pixels[:UNTRAINED]
+    own, own_few = checkerboard(scaled(pixels), stride), checkerboard(scaled(few), stride)
+    if np.isnan(own):
+        return {}
+    untrained = _untrained(case, case.recipe, few, stride) / own_few
+    resized = dataclasses.replace(case.recipe, up="nearest")
+    return {
+        "images": own,
+        "trained": checkerboard(case.encoder.reconstruct(pixels), stride) / own,
+        "untrained": untrained,
+        "untrained_resized": untrained if resized == case.recipe else _untrained(case, resized, few, stride) / own_few,
+    }
+
+
+def verdict(figures: Mapping[str, float], recipe: Recipe) -> str:
+    """How far the stride shows."""
+    if not figures:
+        return "the images are too small to show a checkerboard"
+    trained, untrained = figures["trained"], figures["untrained"]
+    more = "**more than**" if round(trained, 2) > 1 else "no more than"
+    fresh = f"untrained {untrained:.2f} times"
+    if recipe.up != "nearest":
+        fresh += f", where resize + convolution has {figures['untrained_resized']:.2f}"
+    return f"at its stride's frequencies {more} the images themselves: {trained:.2f} times their energy; {fresh}"
+
+
+def _untrained(case: Case, recipe: Recipe, pixels: np.ndarray, stride: int) -> float:
+    """Mean energy of what fresh models of `recipe`, seeded from the run's seed on, make of `pixels`."""
+    energies = []
+    for seed in range(case.seed, case.seed + SEEDS):
+        with torch.random.fork_rng():
+            torch.manual_seed(seed)
+            model = Autoencoder(recipe, case.images.shape, case.model.latent_dim).eval()
+        model.mean.copy_(case.model.mean)
+        model.scale.copy_(case.model.scale)
+        fresh = Encoder(model, case.encoder.preparation, case.encoder.manifest, case.encoder.device, BATCH)
+        energies.append(checkerboard(fresh.reconstruct(pixels), stride))
+    return float(np.mean(energies))
 
 
 def _power(images: np.ndarray, stride: int) -> np.ndarray:

@@ -12,7 +12,8 @@ import numpy as np
 import torch
 
 from aecore import artifact, config, tracking
-from aecore.analysis import baseline, compare, figures, protocol
+from aecore.analysis import baseline, claims, compare, figures, protocol
+from aecore.analysis.case import Case
 from aecore.analysis.compare import Comparison
 from aecore.analysis.kmeans import threads
 from aecore.analysis.protocol import EvaluateConfig, Sample
@@ -28,7 +29,7 @@ from aecore.vectors import Embeddings
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-PICTURES = ("reconstructions", "neighbours", "map", "clusters", "training")
+PICTURES = ("reconstructions", "neighbours", "map", "clusters", "training", "claim")
 COLUMNS, QUERIES, NEIGHBOURS, MEMBERS, CLUSTERS = 12, 10, 10, 10, 20
 """What a picture shows at most: reconstructed images, queries, neighbours each, members a cluster, clusters."""
 
@@ -138,8 +139,10 @@ def draw_training(path: Path) -> Figure:
     return figures.training({name: np.array([float(row[name]) for row in rows]) for name in rows[0]})
 
 
-def report(work: Workspace, chosen: Sample, comparison: Comparison, titles: dict[str, str], k: int) -> str:
-    """The comparison as Markdown: the table, who wins, and how it was measured."""
+def report(
+    work: Workspace, chosen: Sample, comparison: Comparison, titles: dict[str, str], k: int, claimed: list[str]
+) -> str:
+    """The comparison as Markdown: the table, who wins, what the recipe claims, and how it was measured."""
     parts, facts = chosen.facts(), work.index.facts
     how = [
         f"{parts['test']:,} test images; in brackets 95 % intervals (bootstrap of the images, paired for differences).",
@@ -156,6 +159,8 @@ def report(work: Workspace, chosen: Sample, comparison: Comparison, titles: dict
     how.append(f"PCA was computed {exact}. Recall of the index ({facts['index']}) at 10: {facts['recall']['10']:.4f}.")
     lines = [*compare.table(comparison, titles, k), ""]
     lines += [f"- {line}" for line in compare.verdicts(comparison, titles, k)]
+    if claimed:
+        lines += ["", *claimed]
     return "\n".join([*lines, "", *how]) + "\n"
 
 
@@ -195,7 +200,10 @@ def main() -> None:
         labels = images.labels()
         asked = labels[chosen.queries] if labels is not None and len(chosen.queries) else None
         comparison = compare.compare({"model": model, **work.measured}, asked, section.bootstrap, runtime.seed)
-        text = report(work, chosen, comparison, titles, k)
+        errors = {name: comparison.means[name]["mse"] for name in ("model", "pca")}
+        case = Case(images, work.encoder, work.embeddings.rows, work.pca, chosen, errors, runtime.seed)
+        claimed = claims.measure(case)
+        text = report(work, chosen, comparison, titles, k, claims.section(claimed))
 
         drawn = {
             "reconstructions": draw_reconstructions(work, chosen, titles),
@@ -203,6 +211,9 @@ def main() -> None:
             "map": draw_map(images, config.MAP),
             "clusters": draw_clusters(images, config.CLUSTERS),
         }
+        shown = typical(images, chosen.test, COLUMNS)
+        if (picture := claims.draw(case, shown, _names(images, shown))) is not None:
+            drawn["claim"] = picture
         if (config.REPORTS / "training.csv").is_file():
             drawn["training"] = draw_training(config.REPORTS / "training.csv")
         metrics: dict[str, Any] = {
@@ -210,6 +221,7 @@ def main() -> None:
             for space_name, values in comparison.means.items()
         }
         run.log({f"{space_name}.{name}": v for space_name, values in metrics.items() for name, v in values.items()})
+        run.log({f"{n}.{key}": v for n, values in claimed.items() for key, v in values.items() if key != "verdict"})
         config.FIGURES.mkdir(parents=True, exist_ok=True)
         for name in PICTURES:
             path = config.FIGURES / f"{name}.png"
@@ -220,6 +232,7 @@ def main() -> None:
                 path.unlink(missing_ok=True)
         metrics["index"] = {f"recall_{at}": value for at, value in work.index.facts["recall"].items()}
         metrics["images"] = chosen.facts()
+        metrics["claims"] = claimed
         artifact.write_json(config.REPORTS / "intervals.json", compare.flattened(comparison))
         _write(config.REPORTS / "comparison.md", text)
         artifact.write_json(config.REPORTS / "metrics.json", metrics)

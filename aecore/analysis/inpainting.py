@@ -1,16 +1,24 @@
-"""What fills a hole without learning: the floors under a context encoder, and the PSNR inside the hole."""
+"""Inpainting: how well a context encoder fills what is hidden, beside the mean image and fills that learn nothing."""
 
 from __future__ import annotations
 
 import importlib.util
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 import numpy as np
 
+from aecore.analysis.case import Case, compared, scaled
 from aecore.analysis.scores import psnr
+from aecore.models.recipe import Recipe
 
 RADIUS = 3
 """Pixels around a point that OpenCV's methods look at."""
+NAMES = {
+    "mean": "the mean image",
+    "biharmonic": "biharmonic inpainting",
+    "telea": "Telea's",
+    "navier_stokes": "Navier-Stokes inpainting",
+}
 
 
 def hidden_psnr(x: np.ndarray, x_hat: np.ndarray, hidden: np.ndarray) -> np.ndarray:
@@ -73,3 +81,41 @@ pixels hold, and hidden bool (n, 1, H, W) -> filled)."""
 def available() -> list[str]:
     """Those of METHODS whose module is installed."""
     return [name for name, (module, _) in METHODS.items() if importlib.util.find_spec(module) is not None]
+
+
+def rows(case: Case, pixels: np.ndarray) -> tuple[dict[str, np.ndarray], np.ndarray]:
+    """Fills of uint8 (n, C, H, W), each float32 (n, C, H, W) in [0, 1] with the known pixels as they are, by name.
+
+    `holes` is what all of them see. Second: what was hidden, bool (n, 1, H, W).
+    """
+    seen, hidden = case.spoil(pixels)
+    assert hidden is not None  # the claim is made for corruptions that hide pixels
+    known, x = ~hidden, scaled(seen)
+    mean = case.pca.mean.reshape(1, *case.images.shape)
+    fills = {"mean": mean} | {name: METHODS[name][1](x, hidden) for name in available()}
+    fills["model"] = case.encoder.reconstruct(seen)
+    return {"holes": x} | {name: np.where(known, x, fill).astype(np.float32) for name, fill in fills.items()}, hidden
+
+
+def measure(case: Case) -> dict[str, float]:
+    """Mean PSNR in dB of the hidden pixels alone: `psnr` (the model's), `psnr_mean` (the training images' mean), those
+    of METHODS that are installed; and the `gain_…` over each.
+    """
+    pixels = case.images.rows(case.test)
+    made, hidden = rows(case, pixels)
+    ratios = {n: float(np.nanmean(hidden_psnr(scaled(pixels), x, hidden))) for n, x in made.items() if n != "holes"}
+    own = ratios.pop("model")
+    return (
+        {"psnr": own}
+        | {f"psnr_{name}": value for name, value in ratios.items()}
+        | {f"gain_{name}": own - value for name, value in ratios.items()}
+    )
+
+
+def verdict(figures: Mapping[str, float], recipe: Recipe) -> str:
+    """What is gained and lost, and what could not be compared."""
+    there = {name: title for name, title in NAMES.items() if f"gain_{name}" in figures}
+    gains = compared({title: figures[f"gain_{name}"] for name, title in there.items()}, " dB", 1)
+    absent = sorted({METHODS[name][0] for name in NAMES if name not in there})
+    missing = f" ({' and '.join(absent)} not installed: `pip install 'aecore[inpainting]'`)" if absent else ""
+    return f"inside what is hidden, PSNR {figures['psnr']:.1f} dB: {gains}{missing}"

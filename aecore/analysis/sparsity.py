@@ -2,7 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import numpy as np
+
+from aecore.analysis.case import Case
+from aecore.analysis.protocol import flat
+from aecore.models.recipe import Recipe
 
 THRESHOLD = 0.1
 """A unit is active in a code where it exceeds this share of its own scale …"""
@@ -45,3 +51,29 @@ def hoyer(codes: np.ndarray) -> np.ndarray:
     norm = np.sqrt(np.square(size).sum(axis=1))
     ratio = np.divide(size.sum(axis=1), norm, out=np.full(len(codes), root), where=norm > 0)
     return np.asarray(np.clip((root - ratio) / (root - 1), 0, 1))
+
+
+def measure(case: Case) -> dict[str, float]:
+    """Means over the test codes: `active`, `zeros`, `hoyer`; the same of PCA's codes (`…_pca`); the unit's scale is
+    that on training codes.
+    """
+
+    def projected(positions: np.ndarray) -> np.ndarray:
+        return case.pca.encode(flat(case.images.rows(positions)))
+
+    figures: dict[str, float] = {}
+    for suffix, read in (("", case.codes), ("_pca", projected)):
+        codes = read(case.test)
+        figures[f"active{suffix}"] = float(active(codes, scale(read(case.train))).mean())
+        figures[f"hoyer{suffix}"] = float(hoyer(codes).mean())
+        figures[f"zeros{suffix}"] = float(zeros(codes).mean())
+    return figures
+
+
+def verdict(figures: Mapping[str, float], recipe: Recipe) -> str:
+    """How sparse, beside PCA."""
+    sparser = "sparser" if figures["hoyer"] > figures["hoyer_pca"] else "**no sparser**"
+    return (
+        f"{sparser} than PCA: Hoyer {figures['hoyer']:.3f} (PCA {figures['hoyer_pca']:.3f}), {figures['active']:.0%} "
+        f"of the units active in a code ({figures['active_pca']:.0%}), {figures['zeros']:.0%} exactly 0"
+    )

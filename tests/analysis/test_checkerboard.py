@@ -7,9 +7,13 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from scipy.ndimage import gaussian_filter
 
 from aecore.analysis.checkerboard import checkerboard
+from aecore.models.autoencoder import Autoencoder
+from aecore.models.layers import UP
+from aecore.models.recipe import Recipe
 
 RAW = Path(__file__).parents[2] / "data/raw/fashion_mnist_10k/images-idx3-ubyte.gz"
 
@@ -83,3 +87,21 @@ def test_levels_too_coarse_for_an_image_are_left_out() -> None:
     images = np.random.default_rng(4).random((5, 1, 12, 12))
     assert checkerboard(images, 8) == checkerboard(images, 4) != checkerboard(images, 2)
     assert np.isnan(checkerboard(images[:, :, :3, :3], 8))
+
+
+def energy(up: str, images: np.ndarray, seed: int) -> float:
+    """What a fresh model of the recipe `conv` with this way up makes of the images."""
+    torch.manual_seed(seed)
+    recipe = Recipe("conv", (16, 32, 64), down="maxpool" if up == "unpool" else "strided", up=up)  # type: ignore[arg-type]
+    with torch.inference_mode():
+        return checkerboard(Autoencoder(recipe, (1, 28, 28), 32).eval()(torch.from_numpy(images))[0].numpy(), 8)
+
+
+def test_untrained_transposed_convolution_prints_a_checkerboard_and_resize_with_convolution_none(
+    photographs: np.ndarray,
+) -> None:
+    own = checkerboard(photographs[:64], 8)
+    energies = {up: np.mean([energy(up, photographs[:64], seed) for seed in range(3)]) / own for up in UP}
+    assert energies["transposed"] > 3 * max(energies["nearest"], energies["bilinear"], 1)
+    assert energies["nearest"] < 1.1
+    assert energies["bilinear"] < 1.1

@@ -8,7 +8,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy.stats import entropy, norm, ortho_group
 
-from aecore.analysis.linear import largest_angle, off_diagonal
+from aecore.analysis.constraints import off_diagonal
+from aecore.analysis.linear import largest_angle
 from aecore.analysis.sparsity import active, hoyer, scale, zeros
 from aecore.analysis.usage import SCALES, active_units, mmd, perplexity
 
