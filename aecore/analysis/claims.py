@@ -121,7 +121,12 @@ def draw(case: Case, positions: np.ndarray, names: list[str] | None) -> Figure |
             denoising.rows(case, pixels),
             f"Test images, {case.recipe.corruption} noise, and what takes it away",
         )
-        titles = {"noisy": "noisy", "median": "median filter", "pca": f"PCA-{case.model.latent_dim}"}
+        titles = {
+            "noisy": "noisy",
+            "median": "median filter",
+            "told": "median, told",
+            "pca": f"PCA-{case.model.latent_dim}",
+        }
     elif CLAIMS["inpainting"].applies(case.recipe):
         made, title = inpainting.rows(case, pixels)[0], "Test images, what is hidden, and what fills it"
         titles = {"holes": "seen", "mean": "mean image", "biharmonic": "biharmonic", "telea": "Telea"}

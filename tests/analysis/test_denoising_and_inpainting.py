@@ -9,8 +9,8 @@ import pytest
 from numpy.lib.stride_tricks import sliding_window_view
 from skimage.metrics import peak_signal_noise_ratio
 
-from aecore.analysis import inpainting
-from aecore.analysis.denoising import mean_psnr, median
+from aecore.analysis import denoising, inpainting
+from aecore.analysis.denoising import mean_psnr, median, told_median
 from aecore.analysis.inpainting import METHODS, available, hidden_psnr
 
 RNG = np.random.default_rng(0)
@@ -30,6 +30,22 @@ def test_the_median_removes_single_pixels_whole() -> None:
     noisy[0, 0, 2::4, 2::4] = 1
     assert mean_psnr(clean, median(noisy)) == 100
     assert mean_psnr(clean, noisy) == pytest.approx(peak_signal_noise_ratio(clean, noisy, data_range=1), abs=1e-4)
+
+
+def test_the_told_median_is_of_the_known_neighbours(monkeypatch: pytest.MonkeyPatch) -> None:
+    x = RNG.random((5, 2, 6, 7), np.float32)
+    hidden = RNG.random((5, 1, 6, 7)) < 0.6
+    hidden[0, 0, :3, :3] = True  # the corner has no known neighbour
+    expected = x.copy()
+    for n, row, column in zip(*np.nonzero(hidden[:, 0]), strict=True):
+        window = np.s_[max(row - 1, 0) : row + 2, max(column - 1, 0) : column + 2]
+        for channel in range(2):
+            left = x[n, channel][window][~hidden[n, 0][window]]
+            expected[n, channel, row, column] = np.median(left) if len(left) else 0
+    np.testing.assert_allclose(told_median(x, hidden), expected, rtol=1e-6)
+    assert expected[0, 0, 0, 0] == 0
+    monkeypatch.setattr(denoising, "BLOCK", 100)
+    np.testing.assert_allclose(told_median(x, hidden), expected, rtol=1e-6)
 
 
 def holes(count: int, height: int, width: int) -> np.ndarray:
