@@ -28,8 +28,13 @@ def active(codes: np.ndarray, scale: np.ndarray) -> np.ndarray:
     are relative, so that codes made small and decoders made large to please a penalty change nothing. Codes drawn
     from a normal distribution are 92 % active.
     """
-    alive = (scale > 0) & (scale >= DEAD * scale.max())
-    return np.asarray(((np.abs(codes) > THRESHOLD * scale) & alive).mean(axis=1))
+    return np.asarray(((np.abs(codes) > THRESHOLD * scale) & _alive(scale)).mean(axis=1))
+
+
+def standardised(codes: np.ndarray, scale: np.ndarray) -> np.ndarray:
+    """Codes (n, d) with each unit divided by its scale (d,), dead units 0."""
+    alive = _alive(scale)
+    return np.asarray(np.where(alive, codes / np.where(alive, scale, 1), 0))
 
 
 def zeros(codes: np.ndarray) -> np.ndarray:
@@ -54,8 +59,10 @@ def hoyer(codes: np.ndarray) -> np.ndarray:
 
 
 def measure(case: Case) -> dict[str, float]:
-    """Means over the test codes: `active`, `zeros`, `hoyer`; the same of PCA's codes (`…_pca`); the unit's scale is
-    that on training codes.
+    """Means over the test codes: `active`, `zeros`, `hoyer`; the same of PCA's codes (`…_pca`).
+
+    A unit's scale is that on training codes. Hoyer's figure is of codes whose units are brought to scale 1 (dead ones to
+    0): else PCA, whose first units are always the largest, would be called sparse.
     """
 
     def projected(positions: np.ndarray) -> np.ndarray:
@@ -63,9 +70,9 @@ def measure(case: Case) -> dict[str, float]:
 
     figures: dict[str, float] = {}
     for suffix, read in (("", case.codes), ("_pca", projected)):
-        codes = read(case.test)
-        figures[f"active{suffix}"] = float(active(codes, scale(read(case.train))).mean())
-        figures[f"hoyer{suffix}"] = float(hoyer(codes).mean())
+        codes, size = read(case.test), scale(read(case.train))
+        figures[f"active{suffix}"] = float(active(codes, size).mean())
+        figures[f"hoyer{suffix}"] = float(hoyer(standardised(codes, size)).mean())
         figures[f"zeros{suffix}"] = float(zeros(codes).mean())
     return figures
 
@@ -77,3 +84,7 @@ def verdict(figures: Mapping[str, float], recipe: Recipe) -> str:
         f"{sparser} than PCA: Hoyer {figures['hoyer']:.3f} (PCA {figures['hoyer_pca']:.3f}), {figures['active']:.0%} "
         f"of the units active in a code ({figures['active_pca']:.0%}), {figures['zeros']:.0%} exactly 0"
     )
+
+
+def _alive(scale: np.ndarray) -> np.ndarray:
+    return np.asarray((scale > 0) & (scale >= DEAD * scale.max()))

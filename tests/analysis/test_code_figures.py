@@ -10,7 +10,7 @@ from scipy.stats import entropy, norm, ortho_group
 
 from aecore.analysis.constraints import off_diagonal
 from aecore.analysis.linear import largest_angle
-from aecore.analysis.sparsity import active, hoyer, scale, zeros
+from aecore.analysis.sparsity import active, hoyer, scale, standardised, zeros
 from aecore.analysis.usage import SCALES, active_units, mmd, perplexity
 
 
@@ -39,6 +39,9 @@ def test_active_counts_against_each_units_own_scale() -> None:
     np.testing.assert_array_equal(active(codes * 1e-9, scale(codes * 1e-9)), share)
     assert zeros(codes).mean() == pytest.approx(1.5 / 6, abs=1e-3)
     assert active(np.zeros((3, 2)), np.zeros(2)).tolist() == [0, 0, 0]
+    even = standardised(codes, scale(codes))
+    np.testing.assert_allclose(scale(even), [1, 1, 1, 1, 0, 0], rtol=1e-6)
+    assert hoyer(even[:, :3]).mean() < hoyer(codes[:, :3]).mean()  # unequal units are not yet sparse codes
 
 
 def test_off_diagonal_correlation_is_numpys() -> None:
