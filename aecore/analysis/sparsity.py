@@ -61,8 +61,8 @@ def hoyer(codes: np.ndarray) -> np.ndarray:
 def measure(case: Case) -> dict[str, float]:
     """Means over the test codes: `active`, `zeros`, `hoyer`; the same of PCA's codes (`…_pca`).
 
-    A unit's scale is that on training codes. Hoyer's figure is of codes whose units are brought to scale 1 (dead ones to
-    0): else PCA, whose first units are always the largest, would be called sparse.
+    A unit's scale is that on training codes. Hoyer's figure is of codes whose units are brought to scale 1 (dead ones
+    to 0): else PCA, whose first units are always the largest, would be called sparse.
     """
 
     def projected(positions: np.ndarray) -> np.ndarray:
