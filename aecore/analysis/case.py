@@ -9,8 +9,8 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
-from aecore.analysis.protocol import Sample, smallest
-from aecore.analysis.space import Rows
+from aecore.analysis.protocol import Sample, flat, smallest
+from aecore.analysis.space import Rows, blocks
 from aecore.data.corrupt import corrupt
 from aecore.data.images import Images
 from aecore.embedding import Encoder
@@ -18,12 +18,10 @@ from aecore.models.autoencoder import Autoencoder
 from aecore.models.pca import Pca
 from aecore.models.recipe import Recipe
 
-IMAGES = 1_000
-"""Test images measured at most, the smallest ids …"""
-VALUES = 2**25
-"""… and values in them (128 MiB of float32)."""
-LEARNT = 10_000
-"""Training images read at most for what a figure needs to know of them."""
+IMAGES, LEARNT = 1_000, 2_000
+"""Test images measured at most, and training images read for what a figure needs to know of them: the smallest ids."""
+VALUES = 2**23
+"""Values in either at most (32 MiB of float32), so that a claim takes seconds of one core whatever their size."""
 
 
 @dataclass(frozen=True)
@@ -53,13 +51,17 @@ class Case:
     @property
     def test(self) -> np.ndarray:
         """Positions of the test images that are measured."""
-        count = max(1, min(IMAGES, VALUES // math.prod(self.images.shape)))
-        return smallest(self.chosen.test, self.images.ids(), count)
+        return smallest(self.chosen.test, self.images.ids(), self._most(IMAGES))
 
     @property
     def train(self) -> np.ndarray:
-        """Positions of up to LEARNT training images."""
-        return smallest(self.chosen.train, self.images.ids(), LEARNT)
+        """Positions of the training images that are read."""
+        return smallest(self.chosen.train, self.images.ids(), self._most(LEARNT))
+
+    def projected(self, positions: np.ndarray) -> np.ndarray:
+        """PCA's codes of the images at `positions` (n,), float32 (n, d)."""
+        slices = blocks(len(positions), math.prod(self.images.shape))
+        return np.concatenate([self.pca.encode(flat(self.images.rows(positions[some]))) for some in slices])
 
     def spoil(self, pixels: np.ndarray) -> tuple[np.ndarray, np.ndarray | None]:
         """Corrupt uint8 (n, C, H, W) as the recipe does: (uint8, hidden pixels bool (n, 1, H, W) or None).
@@ -70,6 +72,9 @@ class Case:
         generator = torch.Generator().manual_seed(self.seed)
         spoilt, hidden = corrupt(x, self.recipe.corruption, self.recipe.amount, generator)
         return np.rint(spoilt.numpy() * 255).astype(np.uint8), None if hidden is None else hidden.numpy()
+
+    def _most(self, count: int) -> int:
+        return max(1, min(count, VALUES // math.prod(self.images.shape)))
 
 
 def scaled(pixels: np.ndarray) -> np.ndarray:

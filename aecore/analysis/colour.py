@@ -62,7 +62,7 @@ def colourfulness(x: np.ndarray) -> np.ndarray:
 
 
 def mean_ab(case: Case) -> np.ndarray:
-    """Mean colour of each place over up to LEARNT training images, (1, 2, H, W): a and b alone."""
+    """Mean colour of each place over training images, (1, 2, H, W): a and b alone."""
     positions, total = case.train, np.zeros((1, 2, *case.images.shape[1:]))
     for start in range(0, len(positions), BLOCK):
         lab = rgb_to_lab(scaled(case.images.rows(positions[start : start + BLOCK])))

@@ -8,7 +8,6 @@ import numpy as np
 import torch
 
 from aecore.analysis.case import Case
-from aecore.analysis.protocol import flat
 from aecore.models.constraints import Dense, Tied, constraint_errors
 from aecore.models.recipe import Recipe
 
@@ -49,7 +48,7 @@ def measure(case: Case) -> dict[str, float]:
         up = [layer.weight for layer in model.decoder.modules() if isinstance(layer, Tied)]
         figures["tied"] = max(float((a - b.T).abs().max()) for a, b in zip(down, up[::-1], strict=True))
     figures["correlation"] = off_diagonal(case.codes(test))
-    figures["correlation_pca"] = off_diagonal(case.pca.encode(flat(case.images.rows(test))))
+    figures["correlation_pca"] = off_diagonal(case.projected(test))
     figures["correlation_chance"] = float(np.sqrt(2 / (np.pi * len(test))))
     return figures
 

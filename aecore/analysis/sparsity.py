@@ -7,7 +7,6 @@ from collections.abc import Mapping
 import numpy as np
 
 from aecore.analysis.case import Case
-from aecore.analysis.protocol import flat
 from aecore.models.recipe import Recipe
 
 THRESHOLD = 0.1
@@ -64,12 +63,8 @@ def measure(case: Case) -> dict[str, float]:
     A unit's scale is that on training codes. Hoyer's figure is of codes whose units are brought to scale 1 (dead ones
     to 0): else PCA, whose first units are always the largest, would be called sparse.
     """
-
-    def projected(positions: np.ndarray) -> np.ndarray:
-        return case.pca.encode(flat(case.images.rows(positions)))
-
     figures: dict[str, float] = {}
-    for suffix, read in (("", case.codes), ("_pca", projected)):
+    for suffix, read in (("", case.codes), ("_pca", case.projected)):
         codes, size = read(case.test), scale(read(case.train))
         figures[f"active{suffix}"] = float(active(codes, size).mean())
         figures[f"hoyer{suffix}"] = float(hoyer(standardised(codes, size)).mean())

@@ -8,7 +8,6 @@ import numpy as np
 import torch
 
 from aecore.analysis.case import Case, compared, scaled
-from aecore.analysis.protocol import flat
 from aecore.models.bottlenecks import ENTRIES, Quantised
 from aecore.models.recipe import Recipe
 
@@ -102,9 +101,8 @@ def wasserstein(case: Case) -> dict[str, float]:
     def normal() -> np.ndarray:
         return generator.standard_normal((len(test), dim))
 
-    train = case.pca.encode(flat(case.images.rows(case.train)))
-    reduced = case.pca.encode(flat(case.images.rows(test)))
-    reduced = (reduced - train.mean(axis=0)) / np.maximum(train.std(axis=0), 1e-12)
+    train = case.projected(case.train)
+    reduced = (case.projected(test) - train.mean(axis=0)) / np.maximum(train.std(axis=0), 1e-12)
     return {
         "mmd": mmd(_unwhitened(case, test), normal()),
         "mmd_chance": float(np.quantile([mmd(normal(), normal()) for _ in range(DRAWS)], 0.95)),
