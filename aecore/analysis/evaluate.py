@@ -12,7 +12,8 @@ import numpy as np
 import torch
 
 from aecore import artifact, config, tracking
-from aecore.analysis import baseline, compare, figures, generation, protocol
+from aecore.analysis import baseline, claims, compare, figures, generation, protocol
+from aecore.analysis.case import Case
 from aecore.analysis.compare import Comparison
 from aecore.analysis.kmeans import threads
 from aecore.analysis.protocol import EvaluateConfig, Sample
@@ -30,7 +31,7 @@ from aecore.vectors import Embeddings
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-PICTURES = ("reconstructions", "neighbours", "map", "clusters", "samples", "interpolations", "training")
+PICTURES = ("reconstructions", "neighbours", "map", "clusters", "samples", "interpolations", "training", "claim")
 COLUMNS, QUERIES, NEIGHBOURS, MEMBERS, CLUSTERS = 12, 10, 10, 10, 20
 """What a picture shows at most: reconstructed images, queries, neighbours each, members a cluster, clusters."""
 SAMPLES, WAYS, STEPS = 24, 5, 9
@@ -181,9 +182,10 @@ def draw_interpolations(work: Workspace, chosen: Sample) -> Figure:
 
 
 def report(
-    work: Workspace, chosen: Sample, comparison: Comparison, generated: dict[str, Any], titles: dict[str, str], k: int
-) -> str:
-    """The comparison as Markdown: the table, who wins, how it was measured, and the same of generated images."""
+    work: Workspace, chosen: Sample, comparison: Comparison, claimed: list[str], generated: dict[str, Any],
+    titles: dict[str, str], k: int,
+) -> str:  # fmt: skip
+    """The comparison as Markdown: the table, who wins, the recipe's claims, how it was measured, and samples."""
     parts, facts = chosen.facts(), work.index.facts
     how = [
         f"{parts['test']:,} test images; in brackets 95 % intervals (bootstrap of the images, paired for differences).",
@@ -200,6 +202,8 @@ def report(
     how.append(f"PCA was computed {exact}. Recall of the index ({facts['index']}) at 10: {facts['recall']['10']:.4f}.")
     lines = [*compare.table(comparison, titles, k), ""]
     lines += [f"- {line}" for line in compare.verdicts(comparison, titles, k)]
+    if claimed:
+        lines += ["", *claimed]
     return "\n".join([*lines, "", *how, "", *generation.table(generated, titles)]) + "\n"
 
 
@@ -239,9 +243,12 @@ def main() -> None:
         labels = images.labels()
         asked = labels[chosen.queries] if labels is not None and len(chosen.queries) else None
         comparison = compare.compare({"model": model, **work.measured}, asked, section.bootstrap, runtime.seed)
+        errors = {name: comparison.means[name]["mse"] for name in ("model", "pca")}
+        case = Case(images, work.encoder, work.embeddings.rows, work.pca, chosen, errors, runtime.seed)
+        claimed = claims.measure(case)
         drawn_codes = draw_codes(work, chosen, work.floors.facts["generation"]["images"], runtime.seed)
         generated = measure_generated(work, chosen, drawn_codes)
-        text = report(work, chosen, comparison, generated, titles, k)
+        text = report(work, chosen, comparison, claims.section(claimed), generated, titles, k)
 
         drawn = {
             "reconstructions": draw_reconstructions(work, chosen, titles),
@@ -252,6 +259,9 @@ def main() -> None:
         }
         if len(chosen.test) > 1:
             drawn["interpolations"] = draw_interpolations(work, chosen)
+        shown = typical(images, chosen.test, COLUMNS)
+        if (picture := claims.draw(case, shown, _names(images, shown))) is not None:
+            drawn["claim"] = picture
         if (config.REPORTS / "training.csv").is_file():
             drawn["training"] = draw_training(config.REPORTS / "training.csv")
         metrics: dict[str, Any] = {
@@ -261,6 +271,7 @@ def main() -> None:
         run.log({f"{space_name}.{name}": v for space_name, values in metrics.items() for name, v in values.items()})
         run.log({f"generation.{figure}.{name}": generated[figure][name] for figure in ("frechet", "closest")
                  if figure in generated for name in ("mixture", "prior") if name in generated[figure]})  # fmt: skip
+        run.log({f"{n}.{key}": v for n, values in claimed.items() for key, v in values.items() if key != "verdict"})
         config.FIGURES.mkdir(parents=True, exist_ok=True)
         for name in PICTURES:
             path = config.FIGURES / f"{name}.png"
@@ -272,6 +283,7 @@ def main() -> None:
         metrics["generation"] = generated
         metrics["index"] = {f"recall_{at}": value for at, value in work.index.facts["recall"].items()}
         metrics["images"] = chosen.facts()
+        metrics["claims"] = claimed
         artifact.write_json(config.REPORTS / "intervals.json", compare.flattened(comparison))
         _write(config.REPORTS / "comparison.md", text)
         artifact.write_json(config.REPORTS / "metrics.json", metrics)

@@ -20,13 +20,16 @@ PALETTE = (
 
 
 def reconstructions(
-    originals: np.ndarray, rows: Sequence[tuple[str, np.ndarray]], names: Sequence[str] | None
+    originals: np.ndarray,
+    rows: Sequence[tuple[str, np.ndarray]],
+    names: Sequence[str] | None,
+    title: str = "Test images and their reconstructions",
 ) -> Figure:
     """Originals above their reconstructions, each with its error.
 
     `originals` and each of `rows` (its name, float32 (n, C, H, W) in [0, 1]); `names`: what each image shows.
     """
-    sheet = Sheet(len(rows) + 1, originals, "Test images and their reconstructions", cell=1.0, below=0.18)
+    sheet = Sheet(len(rows) + 1, originals, title, cell=1.0, below=0.18)
     for column, original in enumerate(originals):
         sheet.image(0, column, original)
         if names is not None:
