@@ -84,8 +84,34 @@ PICTURES = {
         title="Clusters",
         prose="K-means puts every image into one group by its code. A good group can be named at a glance.",
     ),
+    "samples": Picture(
+        alt="Generated images, framed, each beside the training image nearest by code and the one nearest by pixels.",
+        caption="Framed: a sample. Beside it stand the training images nearest to it by code and by pixels; one that "
+        "equals its neighbour would have been learned by heart.",
+        title="Samples",
+        prose="Images that nobody took: new codes were drawn at random, and the decoder drew what they stand for. "
+        "Believable ones show that the codes fill their space without gaps.",
+    ),
+    "interpolations": Picture(
+        alt="Rows of images that change step by step from one test image into another, by codes and by cross-fading.",
+        caption="The row of codes should pass through things that could be; the row of pixels under it is what a "
+        "cross-fade does, one image shining through the other.",
+        title="Interpolations",
+        prose="Between two test images, framed, the code is moved in equal steps, and each step is decoded. Read a row "
+        "from left to right.",
+    ),
 }
 """Pictures that `evaluate` draws of every model."""
+
+GENERATED = {
+    "test": "test images",
+    "reconstructions": "their reconstructions",
+    "mixture": "samples: a Gaussian mixture of the codes",
+    "prior": "samples: the bottleneck's prior",
+    "pca": "samples: a Gaussian mixture of {pca} codes",
+    "raw": "samples: one Gaussian of raw pixels",
+}
+"""The sets of images that are measured as generated ones."""
 
 LATER = {
     "claim": Picture(
@@ -93,21 +119,6 @@ LATER = {
         caption="Compare the last row with the first, and with the rows between: simple means are what it has to beat.",
         title="What the recipe is for",
         prose="Test images, what was done to them, and what undoes it: simple means first, the autoencoder last.",
-    ),
-    "samples": Picture(
-        alt="A grid of generated images.",
-        caption="Believable ones show that the codes fill their space without gaps. One that equals a training image "
-        "would have been learned by heart.",
-        title="Samples",
-        prose="Images that nobody took: new codes were drawn at random, and the decoder drew what they stand for.",
-    ),
-    "interpolations": Picture(
-        alt="Rows of images that change step by step from a first image into a last one.",
-        caption="A smooth change of shape speaks for the code; a double exposure says that the way leads through codes "
-        "that mean nothing.",
-        title="Interpolations",
-        prose="Between two real images the code is moved in equal steps, and each step is decoded. Read a row from "
-        "left to right.",
     ),
     "compression": Picture(
         alt="Curves of quality (PSNR) against bits a pixel for the autoencoder, JPEG and WebP.",
@@ -118,7 +129,7 @@ LATER = {
         chart=True,
     ),
     "finetune": Picture(
-        alt="Curves of accuracy against labels a class: fine-tuned, frozen with a linear head, and from scratch.",
+        alt="Curves of accuracy against labels a class: fine-tuned, frozen, from scratch, and on PCA and raw pixels.",
         caption="The distance between the curves at the left is what learning without labels was worth.",
         title="With few labels",
         prose="The encoder gets a classification head and a few labels of each class, beside the same network trained "

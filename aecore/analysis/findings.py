@@ -44,7 +44,7 @@ class Findings:
     clusters: list[dict[str, Any]]
     """A row a cluster, the largest first."""
     figures: dict[str, bytes]
-    """PNG files of `reports/figures/`, by name."""
+    """PNG files by name: those of `reports/figures/`, and what a command drew of this model."""
     commit: str
     """As `tracking.commit` says."""
 
@@ -70,7 +70,8 @@ class Findings:
             metrics=_json(config.REPORTS / "metrics.json", "evaluate"),
             intervals=intervals,
             clusters=pq.read_table(config.CLUSTERS / "clusters.parquet").to_pylist(),
-            figures={path.stem: path.read_bytes() for path in sorted(config.FIGURES.glob("*.png"))},
+            figures={path.stem: path.read_bytes() for path in sorted(config.FIGURES.glob("*.png"))}
+            | commanded(manifests["model"].digest),
             commit=tracking.commit(),
         )
 
@@ -140,6 +141,16 @@ def check_measured(measured: dict[str, str], manifests: dict[str, Manifest]) -> 
                 f"the reports were measured on {kind} {measured[kind][:12]}, but the {kind} here is "
                 f"{manifest.digest[:12]}: run `dvc repro` (or `python -m aecore evaluate`)."
             )
+
+
+def commanded(model: str) -> dict[str, bytes]:
+    """PNG files of `reports/` that a command drew (such as `finetune`), where the JSON beside it names this model."""
+    beside = {path: path.with_suffix(".json") for path in sorted(config.REPORTS.glob("*.png"))}
+    return {
+        path.stem: path.read_bytes()
+        for path, told in beside.items()
+        if told.is_file() and _json(told, path.stem).get("model") == model
+    }
 
 
 def comment(text: str) -> str:

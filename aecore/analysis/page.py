@@ -1,6 +1,6 @@
 """One self-contained HTML page: sections of prose, figures, tables and commands. It loads nothing and runs nothing.
 
-Every text is escaped. In prose and captions `backticks` mark code; nothing else is markup.
+Every text is escaped. In prose and captions `backticks` mark code and **asterisks** weight; nothing else is markup.
 """
 
 from __future__ import annotations
@@ -239,7 +239,11 @@ def _plain(text: str) -> str:
 
 
 def _inline(text: str) -> str:
-    return re.sub(r"`([^`]+)`", r"<code>\1</code>", _plain(text))
+    return re.sub(
+        r"`([^`]+)`|\*\*([^*]+)\*\*",
+        lambda found: f"<code>{found[1]}</code>" if found[1] else f"<strong>{found[2]}</strong>",
+        _plain(text),
+    )
 
 
 def _anchors(titles: Sequence[str]) -> list[str]:

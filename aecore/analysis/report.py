@@ -9,7 +9,7 @@ from typing import Any
 
 from aecore import artifact, config
 from aecore.analysis import compare, page
-from aecore.analysis.captions import AXES, LATER, MEANING, PICTURES
+from aecore.analysis.captions import AXES, GENERATED, LATER, MEANING, PICTURES
 from aecore.analysis.findings import FLOORS, KINDS, Findings
 from aecore.analysis.page import Cell, Code, Figure, Key, Measured, Section, Table
 
@@ -186,6 +186,39 @@ def beside_the_floors(found: Findings) -> Section:
     return Section("Beside PCA and raw pixels", prose, tables=[table])
 
 
+def samples(found: Findings) -> list[Section]:
+    """New images, and how good they are beside those of the floors; nothing where none were drawn."""
+    measured = found.metrics["generation"]
+    figures = {"frechet": "Fréchet distance", "closest": "nearest training image"}
+    columns = {name: title for name, title in figures.items() if name in measured}
+    rows = [
+        (GENERATED[kind].format(**found.spaces), *(f"{measured[name][kind]:.2f}" for name in columns))
+        for kind in GENERATED
+        if kind in measured["closest"]
+    ]
+    note = (
+        "The nearest training image: median distance in pixels, where 1 is that of test images and 0 a copy. Blurred "
+        "images lie nearer to all others, as the reconstructions show."
+    )
+    if "judge" in measured:
+        note = (
+            f"Fréchet distance of {measured['images']:,} images each from the training images, in the features of a "
+            f"small classifier of their labels ({_percent(measured['judge'], 1)} right on test images): less is "
+            f"better, and that of the test images is as good as it gets. {note}"
+        )
+    table = Table("How good they are", ("images", *columns.values()), rows, numbers=(1, 2), note=note)
+    return [section._replace(tables=[table]) for section in shown(found, "samples")]
+
+
+def claims(found: Findings) -> list[Section]:
+    """What the recipe's source claims, and whether it holds here; nothing where it claims nothing."""
+    told = LATER["claim"]
+    verdicts = [f"{name.capitalize()}: {claim['verdict']}." for name, claim in found.metrics.get("claims", {}).items()]
+    figures = pictures(found, "claim")
+    prose = [*verdicts, *([told.prose] if figures else [])]
+    return [Section(told.title, prose, figures)] if prose else []
+
+
 def lineage(found: Findings) -> Section:
     """Which bytes came from which, and the parameters behind them."""
     rows: list[Sequence[str | Cell]] = []
@@ -262,7 +295,11 @@ def write(found: Findings) -> str:
         *shown(found, "map", "map_clusters"),
         clusters(found),
         beside_the_floors(found),
-        *(section for name in LATER for section in shown(found, name)),
+        *claims(found),
+        *samples(found),
+        *shown(found, "interpolations"),
+        *shown(found, "compression"),
+        *shown(found, "finetune"),
         lineage(found),
         again(found),
     ]

@@ -44,10 +44,13 @@ def test_hostile_text_stays_text_wherever_it_stands() -> None:
     assert {given["alt"] for given in read.all("img")} == {HOSTILE}
 
 
-def test_backticks_in_prose_are_code_and_in_cells_are_not() -> None:
-    read = Page(page("k", "t", ["run `a < b`"], [], [], [Section("s", tables=[Table("c", (), [("`x`", "y")])])], "f"))
-    assert read.texts("code") == ["a < b"]
+def test_prose_has_code_and_weight_and_cells_have_not() -> None:
+    table = Table("c", (), [("`x`", "**y**")])
+    read = Page(page("k", "t", ["run `a < b` **now**, 2**3 `**c**`"], [], [], [Section("s", tables=[table])], "f"))
+    assert read.texts("code") == ["a < b", "**c**"]
+    assert read.texts("strong") == ["now"]
     assert read.texts("th") == ["`x`"]
+    assert read.texts("td") == ["**y**"]
 
 
 def test_pictures_are_inside_and_take_their_room_before_they_load(tmp_path: Path) -> None:

@@ -15,13 +15,14 @@ import pytest
 from ruamel.yaml import YAML
 
 from aecore import artifact, cli, config
-from aecore.analysis import compare, report
-from aecore.analysis.captions import AXES, LATER, MEANING, PICTURES
+from aecore.analysis import compare, generation, report
+from aecore.analysis.captions import AXES, GENERATED, LATER, MEANING, PICTURES
 from aecore.analysis.findings import SECTIONS, Findings, comment
 from aecore.models.recipe import Recipe
 from tests.analysis.markup import Page
 
 Set = Callable[..., None]
+SPACES = ("model", "pca", "raw")
 HOSTILE = '<img src=http://evil.example/x onerror="x()">'
 
 
@@ -87,15 +88,15 @@ def test_every_number_is_the_json_s(workspace: Path) -> None:
 def test_it_shows_the_pictures_that_are_there_in_order_and_no_others(workspace: Path) -> None:
     page, drawn = read(), {path.read_bytes(): path.stem for path in config.FIGURES.glob("*.png")}
     shown = [drawn[base64.b64decode(given["src"].partition(",")[2])] for given in page.all("img")]
-    assert shown == ["reconstructions", "training", "neighbours", "map", "map_clusters", "clusters"] == [*PICTURES]
-    assert not {told.title for told in LATER.values()} & set(page.texts("h2"))
+    assert shown == [*PICTURES]
+    titles = ["Samples", "Interpolations", "Lineage", "Run it again"]
+    assert page.texts("h2")[-4:] == titles
     picture = (config.FIGURES / "map.png").read_bytes()
-    for name in ("interpolations", "samples", "unknown"):
+    for name in ("claim", "unknown"):
         (config.FIGURES / f"{name}.png").write_bytes(picture)
     assert cli.main(["report"]) == 0
-    titles = read().texts("h2")
-    assert len(read().all("img")) == len(shown) + 2
-    assert titles[titles.index("Samples") :] == ["Samples", "Interpolations", "Lineage", "Run it again"]
+    assert len(read().all("img")) == len(shown) + 1
+    assert read().texts("h2")[-5:] == [LATER["claim"].title, *titles]
     shutil.rmtree(config.FIGURES)
     assert cli.main(["report"]) == 0
     bare = read()
@@ -104,6 +105,35 @@ def test_it_shows_the_pictures_that_are_there_in_order_and_no_others(workspace: 
     ]  # fmt: skip
     assert not bare.all("img")
     assert {given["class"] for given in bare.all("figure")} == {"code"}
+
+
+def test_what_a_command_drew_is_shown_for_the_same_model_only(workspace: Path) -> None:
+    shutil.copy(config.FIGURES / "training.png", config.REPORTS / "finetune.png")
+    shutil.copy(config.FIGURES / "training.png", config.REPORTS / "compression.png")
+    digest = artifact.read_manifest(config.MODEL, "model").digest
+    for model, told in ((digest, ["With few labels"]), ("another", [])):
+        artifact.write_json(config.REPORTS / "finetune.json", {"model": model})
+        assert cli.main(["report"]) == 0
+        titles = {LATER[name].title for name in LATER}
+        assert [title for title in read().texts("h2") if title in titles] == told
+
+
+def test_generated_images_and_claims_are_told_as_they_were_measured(workspace: Path) -> None:
+    found = Findings.read()
+    generated = found.metrics["generation"]
+    rows = {row[0].strip(): row[1:] for row in read().rows() if len(row) == 3}
+    for kind, name in GENERATED.items():
+        if kind in generated["closest"]:
+            expected = [round(generated[figure][kind], 2) for figure in ("frechet", "closest")]
+            assert [number(cell) for cell in rows[name.format(pca="PCA-4")]] == expected
+    assert "What the recipe is for" not in read().text
+    claimed = found.metrics | {"claims": {"checkerboard": {"trained": 1.5, "verdict": "**more than** the images"}}}
+    page = Page(report.write(dataclasses.replace(found, metrics=claimed)))
+    assert "Checkerboard: more than the images." in page.texts("p")
+    unjudged = {key: value for key, value in generated.items() if key not in ("frechet", "judge")}
+    bare = Page(report.write(dataclasses.replace(found, metrics=found.metrics | {"generation": unjudged})))
+    assert "Fréchet" not in bare.text
+    assert ["images", "nearest training image"] in bare.rows()
 
 
 def test_what_a_user_named_is_never_markup(workspace: Path) -> None:
@@ -165,7 +195,7 @@ def test_without_labels_it_tells_of_originals(workspace: Path) -> None:
         found,
         manifests=found.manifests | {"data": dataclasses.replace(data, facts=data.facts | {"labels": None})},
         metrics={
-            key: {name: value for name, value in values.items() if key == "images" or name not in labels}
+            key: {name: value for name, value in values.items() if key not in SPACES or name not in labels}
             for key, values in found.metrics.items()
         },
         clusters=[{key: row[key] for key in ("cluster", "size", "medoid")} for row in found.clusters],
@@ -218,6 +248,7 @@ def test_a_report_that_is_missing_or_damaged_names_the_stage(
 def test_every_axis_and_every_figure_has_its_words() -> None:
     assert [*AXES] == [field.name for field in dataclasses.fields(Recipe)]
     assert MEANING.keys() == compare.FIGURES.keys()
+    assert GENERATED.keys() == generation.SETS.keys()
     assert all(told.alt and told.caption for told in (PICTURES | LATER).values())
     assert all(told.title and told.prose for told in LATER.values())
 
