@@ -46,7 +46,7 @@ def test_hostile_text_stays_text_wherever_it_stands() -> None:
 
 def test_prose_has_code_and_weight_and_cells_have_not() -> None:
     table = Table("c", (), [("`x`", "**y**")])
-    read = Page(page("k", "t", ["run `a < b` **now**, 2**3 `**c**`"], [], [], [Section("s", tables=[table])], "f"))
+    read = Page(page("k", "t", ["run `a < b` **now**, 2 * 3, `**c**`"], [], [], [Section("s", tables=[table])], "f"))
     assert read.texts("code") == ["a < b", "**c**"]
     assert read.texts("strong") == ["now"]
     assert read.texts("th") == ["`x`"]
