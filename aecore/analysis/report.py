@@ -355,6 +355,8 @@ def _choice(value: Any) -> str:
         return ", ".join(f"{name} {weight}" for name, weight in value.items()) or "none"
     if isinstance(value, list | tuple):
         return ", ".join(map(str, value)) or "none"
+    if isinstance(value, float):
+        return f"{value:g}"
     return "–" if value is None else ("yes" if value else "no") if isinstance(value, bool) else str(value)
 
 

@@ -131,7 +131,7 @@ footer p { margin: 0; padding-top: 1.25rem; border-top: 1px solid var(--line); m
   .keys { grid-template-columns: repeat(4, 1fr); gap: 1.5rem; margin-block: 2rem; }
   .key .value { font-size: 2.1rem; }
   h2, caption, section > .prose { break-after: avoid; }
-  figure, tr, .key { break-inside: avoid; }
+  figure, tr, .key, section > .prose { break-inside: avoid; }
   td code { overflow-wrap: anywhere; }
   .scroll { overflow: visible; }
   .sheet > .scroll, .chart > .scroll { background: #fff; filter: none; border-color: #ccc; }
