@@ -157,9 +157,17 @@ def replace_directory(new: Path, path: Path) -> None:
 
 def write_json(path: Path, values: Any) -> None:
     """Write sorted, indented JSON through a temporary sibling."""
+    write_text(path, json.dumps(values, indent=2, sort_keys=True, allow_nan=False) + "\n")
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write UTF-8 through a temporary sibling: a reader sees the old file or the new one."""
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    temporary.write_text(json.dumps(values, indent=2, sort_keys=True, allow_nan=False) + "\n")
-    os.replace(temporary, path)
+    try:
+        temporary.write_text(text, encoding="utf-8")
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
 
 
 def sha256_file(path: Path) -> str:

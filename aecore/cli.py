@@ -20,6 +20,7 @@ STAGES = {
     "cluster": ("aecore.analysis.cluster", "group the codes by k-means -> artifacts/clusters"),
     "map": ("aecore.analysis.map", "lay the codes out in two dimensions -> artifacts/map"),
     "evaluate": ("aecore.analysis.evaluate", "measure it all beside raw pixels and PCA -> reports"),
+    "report": ("aecore.analysis.report", "tell it all on one page -> reports/report.html"),
 }
 """The pipeline, in order: name -> (module whose `main()` runs it, what it does)."""
 

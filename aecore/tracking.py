@@ -222,6 +222,12 @@ def run(stage: str, parameters: Mapping[str, Any], tags: Mapping[str, str], conf
         record.end("FINISHED")
 
 
+def commit() -> str:
+    """The checkout's commit, with "-dirty" where what git tracks has changed beside it; "" where there is none."""
+    changed = _git("status", "--porcelain", "--untracked-files=no", "--", ".", ":!dvc.lock", ":!reports")
+    return _git("rev-parse", "HEAD") + ("-dirty" if changed else "")
+
+
 def reap(config: TrackingConfig) -> list[str]:
     """End, as KILLED, the runs still RUNNING whose process on this host is gone; returns their ids."""
     if not (config.mlflow and _installed()):
@@ -348,10 +354,8 @@ def _born(pid: int) -> str:
 
 def _origin() -> dict[str, str]:
     """Tags that say where a run comes from: commit, host, process, user, and DVC's experiment where there is one."""
-    commit = _git("rev-parse", "HEAD")
-    changed = _git("status", "--porcelain", "--untracked-files=no", "--", ".", ":!dvc.lock", ":!reports")
     tags = {
-        "aecore.commit": (commit or "unknown") + ("-dirty" if changed else ""),
+        "aecore.commit": commit() or "unknown",
         "aecore.host": socket.gethostname(),
         "aecore.pid": str(os.getpid()),
         "aecore.born": _born(os.getpid()),

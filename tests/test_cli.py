@@ -82,7 +82,7 @@ def small_disk(workspace: Path, tmp_path: Path) -> Iterator[Path]:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("stage", ["prepare", "train", "embed", "index", "cluster", "map", "baseline", "evaluate"])
+@pytest.mark.parametrize("stage", cli.STAGES)
 def test_a_really_full_disk_ends_in_one_sentence_and_leaves_no_half(stage: str, small_disk: Path) -> None:
     def held() -> dict[str, bytes]:
         return {str(path): path.read_bytes() for path in small_disk.rglob("manifest.json")}
@@ -98,7 +98,7 @@ def test_a_really_full_disk_ends_in_one_sentence_and_leaves_no_half(stage: str, 
     assert not [path for path in small_disk.rglob(".*.tmp") if path.is_dir()]
 
 
-@pytest.mark.parametrize("stage", ["prepare", "train", "embed", "index", "cluster", "map", "evaluate"])
+@pytest.mark.parametrize("stage", ["prepare", "train", "embed", "index", "cluster", "map", "evaluate", "report"])
 def test_a_full_disk_ends_in_one_sentence_and_keeps_what_was_there(
     stage: str, workspace: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -111,8 +111,8 @@ def test_a_full_disk_ends_in_one_sentence_and_keeps_what_was_there(
 
     before = digests()
     monkeypatch.setattr(artifact, "_fsync", full)
-    if stage == "evaluate":
-        monkeypatch.setattr(artifact, "write_json", lambda path, values: full(path))
+    if stage in ("evaluate", "report"):
+        monkeypatch.setattr(artifact, "write_text", lambda path, text: full(path))
     assert cli.main([stage]) == 1
     error = capsys.readouterr().err.strip().splitlines()[-1]
     assert error.startswith(f"aecore {stage}: ")

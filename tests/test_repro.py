@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -68,9 +69,12 @@ def test_nothing_changed_runs_nothing(project: Path) -> None:
 
 def test_an_index_parameter_reruns_the_index_and_its_readers_only(project: Path) -> None:
     write_params(project, {"index": {"exact_below": 40_000}})
-    assert ran(call(project, "dvc", "repro")) == ["index"]  # the same index came out: nothing beyond it runs
+    assert ran(call(project, "dvc", "repro")) == [
+        "index",
+        "report",
+    ]  # the same index; the page lists parameters
     write_params(project, {"index": {"exact_below": 50}})  # now an inverted file
-    assert ran(call(project, "dvc", "repro")) == ["index", "evaluate"]
+    assert ran(call(project, "dvc", "repro")) == ["index", "evaluate", "report"]
     write_params(project, {"index": {"exact_below": 50_000}})
     back = call(project, "dvc", "repro")
     assert ran(back) == []
@@ -83,11 +87,15 @@ def test_twice_from_nothing_gives_equal_hashes(project: Path, tmp_path: Path) ->
     draw_shapes(other / "data/raw/shapes")
     call(other, "dvc", "repro", "--force", "--no-run-cache")
     here, there = lock(project), lock(other)
-    measured = {"reports/train.json", "reports/index.json"}  # these hold durations
+    measured = {"reports/train.json", "reports/index.json", "reports/report.html"}  # these hold durations
     for stage, outs in here.items():
         assert {p: d for p, d in outs.items() if p not in measured} == {
             p: d for p, d in there[stage].items() if p not in measured
         }
+    marked = re.compile(r'<span class="measured">[^<]*</span>')  # the duration, and the commit
+    pages = [(folder / "reports/report.html").read_text() for folder in (project, other)]
+    assert [len(marked.findall(page)) for page in pages] == [4, 4]
+    assert marked.sub("", pages[0]) == marked.sub("", pages[1])
 
 
 def test_an_experiment_with_another_recipe(project: Path) -> None:

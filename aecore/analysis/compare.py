@@ -92,20 +92,26 @@ def table(comparison: Comparison, titles: Mapping[str, str], k: int) -> list[str
     return lines
 
 
-def verdicts(comparison: Comparison, titles: Mapping[str, str], k: int) -> list[str]:
-    """Plain sentences: where the model, where the floor is better, where neither can be told.
+def winner(name: str, gap: float, low: float, high: float) -> int:
+    """1 where the model is better in the figure `name`, -1 where the floor is, 0 where neither can be told.
 
-    Better is a paired difference whose 95 % interval leaves zero out and that the digits shown can show.
+    Better is a paired difference, `gap`, whose 95 % interval, `low` to `high`, leaves zero out and that the digits
+    shown can show.
     """
+    figure = FIGURES[name]
+    seen = round(abs(gap), figure.digits) > 0
+    return figure.better if seen and low > 0 else -figure.better if seen and high < 0 else 0
+
+
+def verdicts(comparison: Comparison, titles: Mapping[str, str], k: int) -> list[str]:
+    """Plain sentences: where the model, where the floor is better, where neither can be told."""
     model, lines = titles["model"], []
     for floor, differences in comparison.differences.items():
         sides: dict[int, list[str]] = {1: [], -1: [], 0: []}
         for name, (gap, low, high) in differences.items():
-            figure = FIGURES[name]
-            seen = round(abs(gap), figure.digits) > 0
-            winner = figure.better if seen and low > 0 else -figure.better if seen and high < 0 else 0
-            change = f"{gap:+.{figure.digits}f} [{low:+.{figure.digits}f}, {high:+.{figure.digits}f}]"
-            sides[winner].append(f"{_titled(name, k)} ({change})" if winner else _titled(name, k))
+            digits, side = FIGURES[name].digits, winner(name, gap, low, high)
+            change = f"{gap:+.{digits}f} [{low:+.{digits}f}, {high:+.{digits}f}]"
+            sides[side].append(f"{_titled(name, k)} ({change})" if side else _titled(name, k))
         other = titles[floor]
         lost = f"**The {model} loses to {other}** in {'; '.join(sides[-1])}."
         lines.append(lost if sides[-1] else f"The {model} loses to {other} in no figure.")

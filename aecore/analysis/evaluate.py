@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import csv
 import dataclasses
-import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -31,7 +30,10 @@ from aecore.vectors import Embeddings
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-PICTURES = ("reconstructions", "neighbours", "map", "clusters", "samples", "interpolations", "training", "claim")
+PICTURES = (
+    "reconstructions", "neighbours", "map", "map_clusters", "clusters", "samples", "interpolations", "claim", "training"
+)  # fmt: skip
+"""Of the reports, in this order."""
 COLUMNS, QUERIES, NEIGHBOURS, MEMBERS, CLUSTERS = 12, 10, 10, 10, 20
 """What a picture shows at most: reconstructed images, queries, neighbours each, members a cluster, clusters."""
 SAMPLES, WAYS, STEPS = 24, 5, 9
@@ -47,6 +49,8 @@ class Workspace:
     embeddings: Embeddings
     index: Manifest
     floors: Manifest
+    manifests: tuple[Manifest, ...]
+    """Of them all."""
     measured: dict[str, dict[str, np.ndarray]]
     pca: Pca
 
@@ -59,8 +63,9 @@ class Workspace:
         floors, measured, pca = baseline.read(config.BASELINE)
         clusters = artifact.read_manifest(config.CLUSTERS, "clusters")
         places = artifact.read_manifest(config.MAP, "map")
-        artifact.check_chain(images.manifest, encoder.manifest, embeddings.manifest, index, floors, clusters, places)
-        return cls(images, encoder, embeddings, index, floors, measured, pca)
+        all_of_them = (images.manifest, encoder.manifest, embeddings.manifest, index, floors, clusters, places)
+        artifact.check_chain(*all_of_them)
+        return cls(images, encoder, embeddings, index, floors, all_of_them, measured, pca)
 
 
 def check_settings(floors: Manifest, wanted: dict[str, Any]) -> None:
@@ -95,25 +100,26 @@ def draw_neighbours(work: Workspace, space: Space, chosen: Sample) -> Figure:
     return figures.neighbours(images.rows(shown), found, _names(images, shown), right)
 
 
-def draw_map(images: Images, directory: Path) -> Figure:
-    """The map, coloured by label, or by cluster where there is none."""
+def draw_maps(images: Images, directory: Path, clusters: Path) -> dict[str, Figure]:
+    """The map coloured by cluster and, where there are labels, by label first: {"map": …, "map_clusters": …}."""
     import pyarrow.parquet as pq
 
     table, manifest = pq.read_table(directory / "map.parquet"), artifact.read_manifest(directory, "map")
     places = np.stack([table["x"].to_numpy(), table["y"].to_numpy()], axis=1)
+    method = {"pca": "PCA", "tsne": "t-SNE", "umap": "UMAP"}[manifest.facts["method"]]
+    assigned, groups = (pq.read_table(clusters / f"{name}.parquet") for name in ("assignments", "clusters"))
+    titles = [f"{row['cluster']}: {row.get('label_name') or 'cluster'}" for row in groups.to_pylist()]
+    colours = {"cluster": (assigned["id"].to_numpy(), assigned["cluster"].to_numpy(), titles)}
     labels, names = images.labels(), images.label_names
     if labels is not None and names is not None:
-        everyone, groups, by = images.ids(), labels, "label"
-    else:
-        assignments = pq.read_table(config.CLUSTERS / "assignments.parquet")
-        everyone, groups, by = assignments["id"].to_numpy(), assignments["cluster"].to_numpy(), "cluster"
-        names = [f"cluster {number}" for number in range(int(groups.max()) + 1)]
-    order = np.argsort(everyone)
-    rows = order[np.searchsorted(everyone[order], table["id"].to_numpy())]
-    method = {"pca": "PCA", "tsne": "t-SNE", "umap": "UMAP"}[manifest.facts["method"]]
-    return figures.scatter(
-        places, groups[rows], names, f"{len(places):,} images by {method} of their codes, coloured by {by}"
-    )
+        colours = {"label": (images.ids(), labels, names), **colours}
+    drawn = []
+    for by, (everyone, group, named) in colours.items():
+        order = np.argsort(everyone)
+        rows = order[np.searchsorted(everyone[order], table["id"].to_numpy())]
+        title = f"{len(places):,} codes by {method}, coloured by {by}"
+        drawn.append(figures.scatter(places, group[rows], named, title))
+    return dict(zip(("map", "map_clusters"), drawn, strict=False))
 
 
 def draw_clusters(images: Images, directory: Path) -> Figure:
@@ -253,7 +259,7 @@ def main() -> None:
         drawn = {
             "reconstructions": draw_reconstructions(work, chosen, titles),
             "neighbours": draw_neighbours(work, space, chosen),
-            "map": draw_map(images, config.MAP),
+            **draw_maps(images, config.MAP, config.CLUSTERS),
             "clusters": draw_clusters(images, config.CLUSTERS),
             "samples": draw_samples(work, space, drawn_codes),
         }
@@ -284,8 +290,9 @@ def main() -> None:
         metrics["index"] = {f"recall_{at}": value for at, value in work.index.facts["recall"].items()}
         metrics["images"] = chosen.facts()
         metrics["claims"] = claimed
-        artifact.write_json(config.REPORTS / "intervals.json", compare.flattened(comparison))
-        _write(config.REPORTS / "comparison.md", text)
+        measured = compare.flattened(comparison) | {"measured": {m.kind: m.digest for m in work.manifests}}
+        artifact.write_json(config.REPORTS / "intervals.json", measured)
+        artifact.write_text(config.REPORTS / "comparison.md", text)
         artifact.write_json(config.REPORTS / "metrics.json", metrics)
     print(text)
     print("\n".join(str(config.FIGURES / f"{name}.png") for name in PICTURES if name in drawn))
@@ -296,9 +303,3 @@ def _names(images: Images, positions: np.ndarray) -> list[str] | None:
     if labels is None or names is None:
         return None
     return [names[label] if label >= 0 else "unlabelled" for label in labels[positions]]
-
-
-def _write(path: Path, text: str) -> None:
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    temporary.write_text(text, encoding="utf-8")
-    os.replace(temporary, path)

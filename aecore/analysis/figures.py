@@ -67,27 +67,33 @@ def neighbours(queries: np.ndarray, found: np.ndarray, names: Sequence[str] | No
 def scatter(places: np.ndarray, groups: np.ndarray, names: Sequence[str], title: str) -> Figure:
     """The map: `places` (n, 2), coloured by group; `groups` ints (n,) index `names`, -1 is unlabelled.
 
-    The twenty commonest groups get a colour and a line in the legend.
+    The twenty commonest groups get a colour and an entry in the legend.
     """
-    figure = Figure(figsize=(9.6, 7.2))
-    axes = figure.add_axes((0.02, 0.02, 0.75, 0.92))
     sizes = np.bincount(groups[groups >= 0], minlength=len(names))
     common = [int(group) for group in np.argsort(-sizes, kind="stable")[: len(PALETTE)] if sizes[group]]
     size = float(np.clip(30_000 / max(len(places), 1), 3, 40))
     style = {"s": size, "linewidths": 0, "rasterized": True}
     others = ~np.isin(groups, common)
+    lines = -(-(len(common) + int(others.any())) // 3)
+    side, above, below = 7.2, 0.45, 0.25 + 0.27 * lines
+    height = side + above + below
+    figure = Figure(figsize=(side, height))
+    axes = figure.add_axes((0.005, below / height, 0.99, side / height))
     if others.any():
         axes.scatter(*places[others].T, color=GREY, alpha=0.35, label="other", **style)  # type: ignore[arg-type]
     for colour, group in zip(PALETTE, sorted(common), strict=False):
-        axes.scatter(*places[groups == group].T, color=colour, alpha=0.75, label=short(names[group], 24), **style)  # type: ignore[arg-type]
+        axes.scatter(*places[groups == group].T, color=colour, alpha=0.75, label=short(names[group], 20), **style)  # type: ignore[arg-type]
     axes.set(xticks=[], yticks=[])
     axes.set_title(title, fontsize=13, color=INK, loc="left")
     axes.spines[:].set_color("#d8dbe0")
-    legend = axes.legend(loc="center left", bbox_to_anchor=(1.01, 0.5), frameon=False, fontsize=9)
+    legend = axes.legend(
+        loc="upper left", bbox_to_anchor=(0, -0.015), ncols=3, frameon=False, fontsize=11, borderaxespad=0,
+        handletextpad=0.2, columnspacing=1.5,
+    )  # fmt: skip
     for handle in legend.legend_handles:
         if handle is not None:
             handle.set_alpha(1)
-            handle.set_sizes([40])  # type: ignore[attr-defined]
+            handle.set_sizes([60])  # type: ignore[attr-defined]
     return figure
 
 

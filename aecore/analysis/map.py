@@ -25,7 +25,8 @@ class MapConfig:
     """Points at most; of more images, those with the smallest ids (a draw, since ids are hashes)."""
 
     def __post_init__(self) -> None:
-        require(self.images >= 2, "images", self.images, "2 or more")
+        least = 3 if self.method == "umap" else 2
+        require(self.images >= least, "images", self.images, f"{least} or more for {self.method}")
         if self.method == "umap" and importlib.util.find_spec("umap") is None:
             raise UserError(
                 "method is 'umap', which is not installed: `pip install 'aecore[umap]'`, or take pca or tsne."

@@ -40,8 +40,8 @@ def tour() -> None:
         others = [(n, s) for n, s in zip(neighbours, similarity, strict=True) if n != item_id][:NEIGHBOURS]
         shown = ", ".join(f"{_name(searcher, int(n))} {s:.2f}" for n, s in others)
         print(f"  {item_id:>19}  {_name(searcher, int(item_id)):<14} ->  {shown}")
-    figures = sorted(config.FIGURES.glob("*.png"))
-    print(f"\nTo look at: {', '.join(map(str, [comparison, *figures]))}\n" if figures else "")
+    page = config.REPORTS / "report.html"
+    print(f"\nTo look at: {page} (in a browser; it needs no network)\n" if page.is_file() else "")
     print(NEXT.format(example=ids[0]))
 
 

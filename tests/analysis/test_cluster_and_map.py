@@ -110,6 +110,28 @@ def test_a_map_shows_the_smallest_ids(set_params: Set) -> None:
     assert sorted(shown) == sorted(Images.open().ids().tolist())[:20]
 
 
+@pytest.mark.slow  # compiling it takes a quarter of a minute
+@pytest.mark.filterwarnings("ignore:Tensorflow not installed:ImportWarning")
+def test_umap_keeps_groups_together_and_its_seed_decides() -> None:
+    pytest.importorskip("umap")
+    vectors, truth = groups("l2")
+    places = lay_out(vectors, "umap", 0)
+    assert places.dtype == np.float32
+    assert np.isfinite(places).all()
+    assert np.array_equal(places, lay_out(vectors, "umap", 0))
+    assert not np.array_equal(places, lay_out(vectors, "umap", 1))
+    apart = np.linalg.norm(places[:, None] - places[None], axis=2) + 1e9 * np.eye(len(places))
+    assert np.mean(truth[apart.argmin(axis=1)] == truth) > 0.95
+    assert lay_out(vectors[:3], "umap", 0).shape == (3, 2)
+
+
+def test_two_images_are_too_few_for_umap(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: name)
+    assert MapConfig("umap", 3).images == 3
+    with pytest.raises(UserError, match="images is 2; expected 3 or more for umap"):
+        MapConfig("umap", 2)
+
+
 def test_umap_that_is_not_installed(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
     with pytest.raises(UserError, match=r"pip install 'aecore\[umap\]'"):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable
 from pathlib import Path
 
@@ -155,7 +156,7 @@ def test_the_stage_writes_every_report(workspace: Path, capsys: pytest.CaptureFi
             assert low <= high
             assert name in ("nmi", "ari") or low - 1e-6 <= metrics[space][name] <= high + 1e-6
     assert {path.stem for path in config.FIGURES.glob("*.png")} == {
-        "reconstructions", "neighbours", "map", "clusters", "samples", "interpolations", "training"
+        "reconstructions", "neighbours", "map", "map_clusters", "clusters", "samples", "interpolations", "training"
     }  # fmt: skip
     written = {path: path.read_bytes() for path in config.REPORTS.rglob("*") if path.is_file()}
     assert cli.main(["evaluate"]) == 0
@@ -195,6 +196,9 @@ def test_without_labels_all_but_the_label_figures_stands(set_params: Set, worksp
     assert set(metrics["raw"]) == ALWAYS
     assert "purity" not in artifact.read_manifest(config.CLUSTERS, "clusters").facts
     assert (config.FIGURES / "neighbours.png").is_file()
+    assert not (config.FIGURES / "map_clusters.png").exists()
+    words = re.sub(r"base64,[^\"']*", "", (config.REPORTS / "report.html").read_text())  # pictures may spell anything
+    assert "kNN" not in words
     comparison = (config.REPORTS / "comparison.md").read_text()
     assert "kNN" not in comparison
     assert set(metrics["generation"]) == {"closest", "images", "unseen"}

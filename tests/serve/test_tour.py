@@ -15,7 +15,7 @@ def test_it_shows_figures_neighbours_and_what_to_try(workspace: Path, capsys: py
     assert shown.startswith("| figure | autoencoder | PCA-4 | raw pixels |")
     assert all(f"{name} " in shown for name in ("disc", "square", "stripes"))
     assert "from the workspace's artefacts" in shown
-    assert "reports/figures/neighbours.png" in shown
+    assert "To look at: reports/report.html (in a browser" in shown
     example = shown.split("--id ")[1].split()[0]
     test = Images.open().positions("test")
     assert int(example) in Images.open().ids()[test]
