@@ -90,8 +90,11 @@ def test_what_comes_back_is_the_decoded_integers(workspace: Path) -> None:
 
 
 def test_int8_costs_hardly_any_quality_and_fewer_bits_cost_more(
-    workspace: Path, capsys: pytest.CaptureFixture[str]
+    workspace: Path, set_params: Callable[..., None], capsys: pytest.CaptureFixture[str]
 ) -> None:
+    set_params(train={"recipe": "pca", "overrides": {}})  # of the quickly trained, the one that reconstructs well
+    assert [cli.main([stage]) for stage in ("train", "embed")] == [0, 0]
+    capsys.readouterr()
     told = []
     for bits in (8, 4, 2):
         compress(pictures(), OUT, bits, as_json=True)
@@ -102,7 +105,7 @@ def test_int8_costs_hardly_any_quality_and_fewer_bits_cost_more(
     assert told[0]["psnr_unquantised"] == pytest.approx(unquantised, abs=0.01)
     assert told[0]["psnr"] == pytest.approx(unquantised, abs=0.02)
     assert [t["parts"]["codes"] for t in told] == sorted((t["parts"]["codes"] for t in told), reverse=True)
-    assert told[0]["psnr"] > told[2]["psnr"]
+    assert told[0]["psnr"] > told[1]["psnr"] + 0.05 > told[2]["psnr"] + 1
     assert told[0]["beyond"] < told[2]["beyond"] < 0.2
 
 
