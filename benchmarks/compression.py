@@ -34,7 +34,7 @@ from ruamel.yaml import YAML
 
 from aecore.data.images import Images
 from aecore.embedding import Encoder
-from aecore.generate import container
+from aecore.generate import container, sheet
 from aecore.generate.compress import mse, training_codes
 from aecore.generate.container import Contents
 from aecore.generate.quantise import Quantiser, fit
@@ -141,10 +141,10 @@ def file_curves(kind: str, images: np.ndarray) -> list[Curve]:
     """JPEG or WEBP of uint8 (n, C, H, W): a file an image, and one sheet of them all."""
     count, channels, height, width = images.shape
     side = math.ceil(math.sqrt(count))
-    sheet = np.zeros((side * side, *images.shape[1:]), np.uint8)
-    sheet[:count] = images
-    sheet = sheet.reshape(side, side, channels, height, width).transpose(2, 0, 3, 1, 4)
-    sheet = sheet.reshape(channels, side * height, side * width)
+    tiles = np.zeros((side * side, *images.shape[1:]), np.uint8)
+    tiles[:count] = images
+    tiles = tiles.reshape(side, side, channels, height, width).transpose(2, 0, 3, 1, 4)
+    tiles = tiles.reshape(channels, side * height, side * width)
     files, sheets, bits = [], [], 8 / (count * height * width)
     for quality in QUALITIES:
         written = [encoded(image, kind, quality) for image in images]
@@ -154,7 +154,7 @@ def file_curves(kind: str, images: np.ndarray) -> list[Curve]:
             bare = sum(len(file) - WEBP_FIXED for file in written)
         seen = np.stack([decoded(file, channels) for file in written])
         files.append(Point(f"q{quality}", decibel(images, seen), bits * sum(map(len, written)), bits * bare))
-        one = encoded(sheet, kind, quality)
+        one = encoded(tiles, kind, quality)
         seen = decoded(one, channels).reshape(channels, side, height, side, width).transpose(1, 3, 0, 2, 4)
         seen = seen.reshape(side * side, channels, height, width)[:count]
         sheets.append(Point(f"q{quality}", decibel(images, seen), bits * len(one), math.nan))
@@ -309,7 +309,7 @@ def main() -> None:
     print(f"{len(pixels):,} test images of {pixels.shape[3]} x {pixels.shape[2]}\n")
     print(table(curves, files), remarks(curves, files, pixels), sep="\n\n")
     if options.figure:
-        draw(curves, files).savefig(options.figure, dpi=120, metadata={"Software": "matplotlib"})
+        sheet.save(draw(curves, files), options.figure)
 
 
 if __name__ == "__main__":
