@@ -7,7 +7,7 @@ rate), and it does not depend on the units of a code: a whitened code gives the 
 
 The integers are coded by a range coder (Martin 1979; the library `constriction`) under a Gaussian of each dimension's
 own width, measured on the training codes: 2 bytes a dimension. On 2,021 Fashion-MNIST images and 32 dimensions that is
-within 0.2 % of coding with the training codes' whole histogram, which would take kilobytes to send; 2 % (int8) to 9 %
+within 1 % of coding with the training codes' whole histogram, which would take kilobytes to send; 2 % (int8) to 9 %
 (int4) below lzma, 2 to 18 % below zlib (`benchmarks/compression.py`).
 """
 
