@@ -73,6 +73,14 @@ def _run(options: argparse.Namespace) -> None:
         from aecore.generate import interpolate
 
         interpolate.run(options.a, options.b, options.steps, options.output)
+    elif options.command == "compress":
+        from aecore.generate import compress
+
+        compress.compress(options.images, options.output, options.bits, options.json)
+    elif options.command == "decompress":
+        from aecore.generate import compress
+
+        compress.decompress(options.file, options.output, options.json)
     elif options.command == "publish":
         from aecore.serve import publish
 
@@ -141,6 +149,20 @@ def _parser() -> argparse.ArgumentParser:
     way.add_argument("--steps", type=int, default=9, help="pictures on the way, both ends included (default: 9)")
     way.add_argument("-o", "--output", type=Path, default=Path("interpolation.png"), metavar="OUT.png",
                      help="the picture (default: interpolation.png)")  # fmt: skip
+
+    compress = commands.add_parser(
+        "compress", help="store images as quantised codes", description="Store images, as the model sees them, as "
+        "quantised codes in one file, and say what that costs."
+    )  # fmt: skip
+    compress.add_argument("images", nargs="+", metavar="IMAGE", help="image files")
+    compress.add_argument("-o", "--output", type=Path, required=True, metavar="OUT.aec", help="the file to write")
+    compress.add_argument("--bits", type=int, default=8, help="of each number of a code, 2 to 8 (default: 8)")
+    compress.add_argument("--json", action="store_true", help="stable JSON instead of a table")
+
+    decompress = commands.add_parser("decompress", help="write the images of such a file as PNG")
+    decompress.add_argument("file", type=Path, metavar="FILE.aec", help="what compress wrote")
+    decompress.add_argument("-o", "--output", type=Path, required=True, metavar="FOLDER", help="a new or empty folder")
+    decompress.add_argument("--json", action="store_true", help="stable JSON instead of a table")
 
     commands.add_parser("publish", help="verify the workspace's artefacts and serve a copy of them")
     commands.add_parser("rollback", help="serve the copy that was served before")
