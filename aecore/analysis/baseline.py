@@ -6,7 +6,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 
 from aecore import artifact, config
 from aecore.analysis import generation, protocol
@@ -70,7 +69,6 @@ def main() -> None:
     """Measure raw pixels and PCA on the prepared images; write what `evaluate` pairs the model's figures with."""
     runtime, section = config.section(Runtime, "run"), config.section(EvaluateConfig, "evaluate")
     metric, dim = config.section(IndexConfig, "index").metric, _latent_dim()
-    torch.set_num_threads(runtime.threads)
     images = Images.open()
     chosen = Sample.choose(images)
     with threads(runtime.threads):

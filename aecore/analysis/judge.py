@@ -1,12 +1,15 @@
 """The judge of generated images: a small classifier of the training split's labels, whose features are compared.
 
 It belongs to the data, not to a model: the `baseline` stage trains it once, and every recipe is judged by it. It works
-on the CPU whatever the device: the same judge beside every model.
+on the CPU whatever the device, and in one thread: the same judge beside every model, and its layers are so small that
+threads would wait for one another, on a busy machine for minutes.
 """
 
 from __future__ import annotations
 
+import contextlib
 import math
+from collections.abc import Iterator
 from pathlib import Path
 from typing import cast
 
@@ -28,6 +31,16 @@ FEATURES = 64
 EPOCHS, BATCH, LEARNING_RATE, WEIGHT_DECAY = 4, 64, 4e-3, 1e-2
 FEWEST, PIXELS = 6_400, 10**8
 """Images gone through at least (over and over, where there are few), and pixels at most."""
+
+
+@contextlib.contextmanager
+def _one_thread() -> Iterator[None]:
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
 
 
 class Judge(nn.Module):
@@ -61,12 +74,14 @@ class Judge(nn.Module):
         """(B, C, H, W) -> logits (B, labels)."""
         return cast(torch.Tensor, self.head(self.features(x)))
 
+    @_one_thread()
     @torch.inference_mode()
     def look(self, pictures: np.ndarray) -> np.ndarray:
         """Features float32 (n, FEATURES) of pictures (n, C, H, W), uint8 or float in [0, 1]."""
         blocks = np.array_split(pictures, -(-len(pictures) // 256))
         return np.concatenate([self.features(_scaled(block)).numpy() for block in blocks])
 
+    @_one_thread()
     @torch.inference_mode()
     def accuracy(self, images: Images, positions: np.ndarray) -> float:
         """Share of the labelled images at `positions` whose label it gives."""
@@ -76,10 +91,11 @@ class Judge(nn.Module):
         return right / len(positions)
 
 
+@_one_thread()
 def train(images: Images, positions: np.ndarray, seed: int) -> Judge:
     """Train a judge on the labelled images at `positions`; cross-entropy, AdamW, a one-cycle learning rate.
 
-    The same seed, images and number of threads give the same weights.
+    The same seed and images give the same weights.
     """
     labels = cast(np.ndarray, images.labels())
     _, height, width = images.shape

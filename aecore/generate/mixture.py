@@ -46,16 +46,20 @@ class Mixture(NamedTuple):
 
 
 def fit_mixture(codes: np.ndarray, seed: int) -> Mixture:
-    """Fit full covariances to codes (n, d) by expectation maximisation, which k-means starts."""
+    """Fit full covariances to codes (n, d) by expectation maximisation, which k-means starts.
+
+    In one thread: the matrices are so small that several would wait for one another.
+    """
     from sklearn.exceptions import ConvergenceWarning
     from sklearn.mixture import GaussianMixture
+    from threadpoolctl import threadpool_limits
 
     values = codes.astype(np.float64)
     count, dim = values.shape
     components = max(1, min(COMPONENTS, count // (dim + 1)))
     floor = FLOOR * float(values.var(axis=0).mean()) + 1e-12
     model = GaussianMixture(components, reg_covar=floor, max_iter=ITERATIONS, random_state=seed)
-    with warnings.catch_warnings():
+    with warnings.catch_warnings(), threadpool_limits(1):
         warnings.simplefilter("ignore", ConvergenceWarning)  # ITERATIONS passed, or codes alike: it still is a mixture
         model.fit(values)
     return Mixture(model.weights_ / model.weights_.sum(), model.means_, np.linalg.cholesky(model.covariances_))

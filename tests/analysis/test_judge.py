@@ -8,6 +8,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+import torch
 
 from aecore import artifact
 from aecore.analysis import generation, judge
@@ -48,7 +49,11 @@ def test_it_learns_any_shape_and_is_the_same_twice_and_after_reading(
     train, test = images.positions("train"), images.positions("test")
     trained = judge.train(images, train, 0)
     assert trained.accuracy(images, test) > 0.9
+    threads = torch.get_num_threads()
+    torch.set_num_threads(threads + 1)  # which changes nothing
     judge.save(judge.train(images, train, 0), tmp_path)
+    assert torch.get_num_threads() == threads + 1
+    torch.set_num_threads(threads)
     features = trained.look(images.rows(test))
     assert features.shape == (len(test), judge.FEATURES)
     np.testing.assert_array_equal(judge.load(tmp_path, images).look(images.rows(test)), features)
