@@ -2,6 +2,7 @@
 
     python benchmarks/compare.py train  full conv 0     one recipe and seed of a budget of compare.yaml: the model
     python benchmarks/compare.py measure full conv 0    everything that `evaluate` measures of it
+    python benchmarks/compare.py table full             what all of them came to, beside each other: docs/compare-full.md
 
 Each run is a workspace of its own under `benchmarks/runs/`, over images prepared once, and an MLflow run of the
 experiment `aecore-compare` in the project's store. One CPU thread each, so that a run's bytes do not depend on how many
@@ -117,6 +118,28 @@ def train(budget: str, recipe: str, seed: int) -> None:
         stages("train")
 
 
+def baseline(images: str, seed: int) -> Path:
+    """The floors of a data set and seed, measured once for all recipes; returns their workspace."""
+    path = RUNS / f"{images}-{seed}"
+    with workspace(path, parameters(images, "conv", seed, 1)):
+        link("data/prepared", RUNS / images / "data/prepared")
+        if not Path("artifacts/baseline").is_dir():
+            stages("baseline")
+    return path
+
+
+def measure(budget: str, recipe: str, seed: int) -> None:
+    """Measure one trained recipe; what it came to is left in the run's `result/`."""
+    images, path = set_of(recipe), folder(budget, recipe, seed)
+    floors = baseline(images, seed)
+    with workspace(path, parameters(images, recipe, seed, budgets()[budget]["epochs"])):
+        link("data/prepared", RUNS / images / "data/prepared")
+        link("artifacts/baseline", floors / "artifacts/baseline")
+        stages("embed", "index", "cluster", "map", "evaluate")
+        shutil.rmtree("result", ignore_errors=True)
+        shutil.copytree("reports", "result")
+
+
 def main() -> None:
     """Do what was asked."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -131,7 +154,7 @@ def main() -> None:
     if options.command == "prepare":
         prepare(options.images)
     else:
-        {"train": train}[options.command](options.budget, options.recipe, options.seed)
+        {"train": train, "measure": measure}[options.command](options.budget, options.recipe, options.seed)
 
 
 if __name__ == "__main__":
