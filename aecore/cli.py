@@ -81,6 +81,10 @@ def _run(options: argparse.Namespace) -> None:
         from aecore.generate import compress
 
         compress.decompress(options.file, options.output, options.json)
+    elif options.command == "finetune":
+        from aecore.analysis import finetune
+
+        finetune.run(options.labels, options.seeds, options.epochs, options.json)
     elif options.command == "publish":
         from aecore.serve import publish
 
@@ -163,6 +167,17 @@ def _parser() -> argparse.ArgumentParser:
     decompress.add_argument("file", type=Path, metavar="FILE.aec", help="what compress wrote")
     decompress.add_argument("-o", "--output", type=Path, required=True, metavar="FOLDER", help="a new or empty folder")
     decompress.add_argument("--json", action="store_true", help="stable JSON instead of a table")
+
+    finetune = commands.add_parser(
+        "finetune", help="measure the encoder where few images have labels", description="Accuracy of the workspace's "
+        "encoder with a classification head on few labels: fine-tuned, frozen, and the same network from scratch, "
+        "beside raw pixels and PCA. Writes reports/finetune.json and reports/finetune.png; the model stays as it is."
+    )  # fmt: skip
+    finetune.add_argument("--labels", nargs="+", type=int, default=[10, 100, 1000], metavar="N",
+                          help="labels a class (default: 10 100 1000)")  # fmt: skip
+    finetune.add_argument("--seeds", type=int, default=3, help="repetitions, each with other labels (default: 3)")
+    finetune.add_argument("--epochs", type=int, default=20, help="epochs of a training (default: 20)")
+    finetune.add_argument("--json", action="store_true", help="stable JSON instead of a table")
 
     commands.add_parser("publish", help="verify the workspace's artefacts and serve a copy of them")
     commands.add_parser("rollback", help="serve the copy that was served before")

@@ -27,6 +27,8 @@ FIGURES = {
     "knn": Figure("kNN@{k} accuracy", 1, 3),
     "precision": Figure("precision@{k}", 1, 3),
     "map": Figure("mAP (whole ranking)", 1, 3),
+    "svm": Figure("linear SVM accuracy", 1, 3),
+    "forest": Figure("random forest accuracy", 1, 3),
     "found_1": Figure("original found first", 1, 3),
     "found_10": Figure("original found in the first 10", 1, 3),
     "mse": Figure("reconstruction MSE", -1, 5),

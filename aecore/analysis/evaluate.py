@@ -15,6 +15,7 @@ from aecore.analysis import baseline, claims, compare, figures, generation, prot
 from aecore.analysis.case import Case
 from aecore.analysis.compare import Comparison
 from aecore.analysis.kmeans import threads
+from aecore.analysis.learners import COST, TREES
 from aecore.analysis.protocol import EvaluateConfig, Sample
 from aecore.analysis.space import Space
 from aecore.artifact import Manifest
@@ -203,6 +204,10 @@ def report(
             f"kNN, precision and mAP: {parts['queries']:,} labelled test images ask {parts['database']:,} training "
             f"images, metric {facts['metric']}. Clusters: k-means of the training split, one a label, scored on the "
             "test images."
+        )
+        how.append(
+            f"Linear SVM (standardised, C = {COST:g}) and random forest ({TREES} trees) learn from {parts['taught']:,} "
+            "labelled training images, the same for every column."
         )
     exact = "exactly" if work.pca.exact else "by a randomised method, so it may be slightly below the best"
     how.append(f"PCA was computed {exact}. Recall of the index ({facts['index']}) at 10: {facts['recall']['10']:.4f}.")

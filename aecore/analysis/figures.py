@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 from matplotlib.figure import Figure
@@ -137,4 +137,33 @@ def training(curves: dict[str, np.ndarray]) -> Figure:
                 f"best {validation[best]:.5f}\nepoch {epochs[best]:.0f}", (epochs[best], validation[best]),
                 xytext=(-6, 14), textcoords="offset points", ha="right", fontsize=8, color=INK,
             )  # fmt: skip
+    return figure
+
+
+def few_labels(
+    labels: Sequence[int], lines: Mapping[str, Sequence[tuple[float, float]]], title: str, floors: int = 2
+) -> Figure:
+    """Accuracy against `labels` a class, a line each way: name -> (mean, deviation) at each; the last are floors."""
+    figure = Figure(figsize=(8.4, 4.6), layout="constrained")
+    axes = figure.subplots()
+    colours = (*PALETTE[: len(lines) - floors], GREY, INK)
+    for number, (name, values) in enumerate(lines.items()):
+        mean, deviation = np.array(values).T
+        aside = np.array(labels) * 1.012 ** (number - (len(lines) - 1) / 2)  # so that no bar hides another
+        floor = number >= len(lines) - floors
+        axes.errorbar(
+            aside, mean, deviation, label=name, color=colours[number], linewidth=1.8, marker="o", markersize=4.5,
+            capsize=3, elinewidth=1.2, linestyle="--" if floor else "-",
+        )  # fmt: skip
+    axes.set_xscale("log")
+    axes.set_xticks(labels, [f"{count:,}" for count in labels])
+    axes.minorticks_off()
+    axes.set_xlim(min(labels) / 1.5, max(labels) * 1.5)
+    axes.set_xlabel("labelled training images a class", fontsize=9, color=GREY)
+    axes.set_ylabel("accuracy on the test images", fontsize=9, color=GREY)
+    axes.set_title(title, fontsize=11, color=INK, loc="left")
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.tick_params(labelsize=9, colors=GREY)
+    axes.grid(alpha=0.25)
+    axes.legend(frameon=False, fontsize=9, loc="center left", bbox_to_anchor=(1.0, 0.5))
     return figure

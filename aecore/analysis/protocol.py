@@ -5,15 +5,17 @@ Samples are the smallest ids; ids are hashes, so that is a draw without a genera
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
 
+from aecore.analysis import learners
 from aecore.analysis.distort import distort
 from aecore.analysis.kmeans import assign, kmeans, sample
 from aecore.analysis.scores import average_precision, psnr, rank_of, squared_error, ssim, vote
-from aecore.analysis.space import Space, leading
+from aecore.analysis.space import Space, blocks, leading
 from aecore.config import UserError, require
 from aecore.data.images import Images
 
@@ -56,6 +58,8 @@ class Sample:
     """Measured for reconstruction: up to QUERIES of the test split."""
     database: np.ndarray
     """Labelled training images, which are ranked; empty without labels."""
+    taught: np.ndarray
+    """Those of `database` that teach the classic learners: all, or as many as `learners.most` allows."""
     queries: np.ndarray
     """Labelled test images, which ask: up to QUERIES, or what PAIRS allows."""
     originals: np.ndarray
@@ -81,7 +85,9 @@ class Sample:
         originals = smallest(tested, ids, COPIES)
         others = np.setdiff1d(np.arange(images.count), originals)
         gallery = np.sort(np.r_[originals, smallest(others, ids, GALLERY - len(originals))])
-        return cls(train, smallest(tested, ids, QUERIES), database, smallest(queries, ids, most), originals, gallery)
+        taught = smallest(database, ids, learners.most(math.prod(images.shape)))
+        asking = smallest(queries, ids, most)
+        return cls(train, smallest(tested, ids, QUERIES), database, taught, asking, originals, gallery)
 
     def facts(self) -> dict[str, int]:
         """How many images play each part."""
@@ -98,13 +104,16 @@ def measure(
 ) -> dict[str, np.ndarray]:
     """Every figure of a space, a value per image (shapes: `originals` for the first, `queries` for the others).
 
-    Always `found_1`, `found_10`; with labels also `knn`, `precision`, `map` and `cluster` (the k-means cluster of each
-    query, int32, from which ACC, NMI and ARI follow).
+    Always `found_1`, `found_10`; with labels also `knn`, `precision`, `map`, `svm` and `forest` (whether the learner is
+    right) and `cluster` (the k-means cluster of each query, int32, from which ACC, NMI and ARI follow).
     """
     figures = find_originals(space, encode, images, chosen, seed)
     labels = images.labels()
     if labels is not None and len(chosen.queries):
         figures |= rank(space, chosen, labels, neighbours)
+        asked = (space.rows(chosen.queries[block]) for block in blocks(len(chosen.queries), len(space.center)))
+        said = learners.predict(space.rows(chosen.taught), labels[chosen.taught], asked, seed)
+        figures |= {name: (labels[chosen.queries] == answer).astype(np.float64) for name, answer in said.items()}
         clusters = min(len(np.unique(labels[chosen.database])), len(chosen.train))
         training = space.read(sample(chosen.train, images.ids(), len(space.center)))
         centroids = kmeans(training, min(clusters, len(training)), ITERATIONS, seed, space.metric)
