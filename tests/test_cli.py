@@ -17,7 +17,9 @@ from aecore import artifact, cli, config
 Set = Callable[..., None]
 
 
-COMMANDS = (*cli.STAGES, "fetch", "query", "inspect", "sample", "interpolate", "publish", "rollback", "tour", "ui")
+COMMANDS = (
+    *cli.STAGES, "fetch", "query", "inspect", "sample", "interpolate", "finetune", "publish", "rollback", "tour", "ui"
+)  # fmt: skip
 
 
 @pytest.mark.parametrize("command", COMMANDS)

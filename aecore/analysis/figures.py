@@ -149,7 +149,7 @@ def few_labels(
     colours = (*PALETTE[: len(lines) - floors], GREY, INK)
     for number, (name, values) in enumerate(lines.items()):
         mean, deviation = np.array(values).T
-        aside = np.array(labels) * 1.012 ** (number - (len(lines) - 1) / 2)  # so that no bar hides another
+        aside = np.array(labels) * 1.025 ** (number - (len(lines) - 1) / 2)  # so that no bar hides another
         floor = number >= len(lines) - floors
         axes.errorbar(
             aside, mean, deviation, label=name, color=colours[number], linewidth=1.8, marker="o", markersize=4.5,

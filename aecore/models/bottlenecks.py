@@ -114,14 +114,15 @@ class Quantised(Plain):
         self.register_buffer("begun", torch.zeros((), dtype=torch.bool))
 
     def forward(self, features: torch.Tensor) -> Passed:
-        """Replace; the code is what replaced."""
+        """Replace; the code is what replaced, and while training it passes gradients on as the latent does."""
         z = features.float().reshape(len(features), -1, SUBSPACE)  # (B, parts, SUBSPACE)
         if self.training and not self.begun:
             self._begin(z)
         chosen = self.indices(features)  # (B, parts)
         e = self.codebooks[torch.arange(len(self.codebooks), device=z.device), chosen]
         term = (z.detach() - e).square().sum(dim=(1, 2)) + COMMITMENT * (z - e.detach()).square().sum(dim=(1, 2))
-        return Passed(e.flatten(1), (z + (e - z).detach()).flatten(1), {"codebook": term.mean()})
+        latent = (z + (e - z).detach()).flatten(1)
+        return Passed(latent if self.training else e.flatten(1), latent, {"codebook": term.mean()})
 
     def indices(self, features: torch.Tensor) -> torch.Tensor:
         """Which entry of its codebook is nearest to each part, int64 (B, d / SUBSPACE)."""

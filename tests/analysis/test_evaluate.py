@@ -23,7 +23,7 @@ from aecore.models.pca import fit_images
 from aecore.vectors import Embeddings
 
 Set = Callable[..., None]
-LABELLED = {"knn", "precision", "map", "acc", "nmi", "ari"}
+LABELLED = {"knn", "precision", "map", "svm", "forest", "acc", "nmi", "ari"}
 ALWAYS = {"found_1", "found_10"}
 REBUILT = {"mse", "psnr", "ssim"}
 
@@ -117,7 +117,7 @@ def test_ranking_figures_are_the_naive_ones(tmp_path: Path) -> None:
 def test_floors_measure_what_the_labels_allow(labelled: bool, tmp_path: Path) -> None:
     images = write_images(tmp_path / "data", labelled)
     measured = baseline.floors(images, fit_images(images, 3, 0), "l2", 5, 0)
-    expected = ALWAYS | ({"knn", "precision", "map", "cluster"} if labelled else set())
+    expected = ALWAYS | ({"knn", "precision", "map", "svm", "forest", "cluster"} if labelled else set())
     assert set(measured["raw"]) == expected
     assert set(measured["pca"]) == expected | REBUILT
 

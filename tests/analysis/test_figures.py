@@ -58,3 +58,11 @@ def test_curves(epochs: int, tmp_path: Path) -> None:
     steps = np.arange(1, epochs + 1, dtype=float)
     curves = {"epoch": steps, "train_loss": 1 / steps, "validation_mse": 1.1 / steps, "learning_rate": 0 * steps}
     drawn(figures.training(curves), tmp_path / "t.png")
+
+
+@pytest.mark.parametrize("labels", [[10], [10, 100, 1000]])
+def test_few_labels(labels: list[int], tmp_path: Path) -> None:
+    lines = {name: [(0.5, 0.02)] * len(labels) for name in ("fine-tuned", "frozen", "from scratch", "PCA-4", "raw")}
+    figure = figures.few_labels(labels, lines, "Few labels")
+    drawn(figure, tmp_path / "f.png")
+    assert [text.get_text() for text in figure.axes[0].get_xticklabels()] == [f"{count:,}" for count in labels]

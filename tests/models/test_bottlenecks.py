@@ -27,6 +27,15 @@ def test_the_code_is_deterministic_also_while_training(name: str) -> None:
     torch.testing.assert_close(evaluating.code, evaluating.latent)
 
 
+@pytest.mark.parametrize("name", BOTTLENECKS)
+def test_while_training_the_code_passes_gradients_to_the_features(name: str) -> None:
+    bottleneck = BOTTLENECKS[name](8)
+    features = tensor(16, bottleneck.width).requires_grad_()
+    bottleneck(features).code.sum().backward()
+    assert features.grad is not None
+    torch.testing.assert_close(features.grad[:, :8], torch.ones(16, 8))
+
+
 def test_kl_is_that_of_torchs_distributions() -> None:
     features = tensor(10, 12)
     kl = BOTTLENECKS["variational"](6)(features).terms["kl"]
