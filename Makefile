@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 export DO_NOT_TRACK := 1
 
-.PHONY: install repro test test-slow check ui lock
+.PHONY: install repro compare compare-full test test-slow check ui lock
 
 install: $(VENV)/installed  ## make .venv and install the locked versions
 
@@ -20,6 +20,12 @@ repro: install  ## run the pipeline on what params.yaml names, publish it and sh
 	dvc repro
 	python -m aecore publish
 	python -m aecore tour
+
+compare: install  ## every autoencoder of the lecture, one seed, short: one table and one figure (benchmarks/runs/)
+	dvc repro benchmarks/dvc.yaml:quick-table
+
+compare-full: install  ## three seeds, long enough to converge: docs/compare-full.md
+	dvc repro benchmarks/dvc.yaml:full-table
 
 test: install  ## the fast tests: no network, no GPU, no server
 	python -m pytest -m "not slow"

@@ -2,7 +2,7 @@
 
     python benchmarks/compare.py train  full conv 0     one recipe and seed of a budget of compare.yaml: the model
     python benchmarks/compare.py measure full conv 0    everything that `evaluate` measures of it
-    python benchmarks/compare.py table full             what all of them came to, beside each other: docs/compare-full.md
+    python benchmarks/compare.py table full             what all of them came to: docs/compare-full.md
 
 Each run is a workspace of its own under `benchmarks/runs/`, over images prepared once, and an MLflow run of the
 experiment `aecore-compare` in the project's store. One CPU thread each, so that a run's bytes do not depend on how many
@@ -13,16 +13,21 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import json
 import os
 import shutil
+import statistics
 import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+from matplotlib.figure import Figure
 from ruamel.yaml import YAML
 
 from aecore import cli, tracking
+from aecore.generate.sheet import save
 from aecore.tracking import TrackingConfig
 
 PROJECT = Path(__file__).resolve().parent.parent
@@ -38,6 +43,22 @@ SETS: dict[str, dict[str, Any]] = {
     },
 }
 """Sections of params.yaml that name each data set."""
+
+COLUMNS = (
+    ("test MSE", "model.mse", 5),
+    ("SSIM", "model.ssim", 3),
+    ("kNN@10", "model.knn", 3),
+    ("SVM", "model.svm", 3),
+    ("forest", "model.forest", 3),
+    ("ACC", "model.acc", 3),
+    ("NMI", "model.nmi", 3),
+    ("ARI", "model.ari", 3),
+    ("Fréchet, mixture", "generation.frechet.mixture", 1),
+    ("Fréchet, prior", "generation.frechet.prior", 1),
+    ("parameters", "train.parameters", 0),
+    ("images/s", "train.images_per_second", 0),
+)
+"""Title, where the number stands in a run's metrics, digits (0: a plain mean)."""
 
 yaml = YAML(typ="safe", pure=True)
 
@@ -140,6 +161,111 @@ def measure(budget: str, recipe: str, seed: int) -> None:
         shutil.copytree("reports", "result")
 
 
+def results(budget: str) -> dict[str, list[dict[str, Any]]]:
+    """Recipe -> what each measured seed came to: the metrics of `evaluate`, with `train` beside them."""
+    found: dict[str, list[dict[str, Any]]] = {}
+    settings = budgets()
+    for recipe in settings["recipes"]:
+        for seed in settings[budget]["seeds"]:
+            result = folder(budget, recipe, seed) / "result"
+            if (result / "metrics.json").is_file():
+                metrics = json.loads((result / "metrics.json").read_text())
+                metrics["train"] = json.loads((result / "train.json").read_text())
+                found.setdefault(recipe, []).append(metrics)
+    return found
+
+
+def value(metrics: dict[str, Any], path: str) -> float | None:
+    """The number at a dotted `path`, None where there is none."""
+    for key in path.split("."):
+        if not isinstance(metrics, dict) or key not in metrics:
+            return None
+        metrics = metrics[key]
+    return float(metrics)  # type: ignore[arg-type]
+
+
+def cell(runs: list[dict[str, Any]], path: str, digits: int) -> str:
+    """Mean over the seeds and, where there are several, their spread (standard deviation, n - 1)."""
+    values = [v for run in runs if (v := value(run, path)) is not None]
+    if not values:
+        return "–"
+    if digits == 0:
+        return f"{statistics.mean(values):,.0f}"
+    spread = f" ± {statistics.stdev(values):.{digits}f}" if len(values) > 1 else ""
+    return f"{statistics.mean(values):.{digits}f}{spread}"
+
+
+def markdown(budget: str, found: dict[str, list[dict[str, Any]]]) -> str:
+    """The table, the floors on top of each data set, and what each recipe claims, a line each."""
+    settings = budgets()[budget]
+    seeds = max(len(runs) for runs in found.values())
+    lines = [
+        f"{settings['epochs']} epochs, {seeds} seed(s), 32 dimensions, batch 64; mean ± standard deviation over seeds. "
+        f"Printed by `make compare{'-full' if budget == 'full' else ''}`.",
+        "",
+        f"| {' | '.join(['recipe', *(title for title, _, _ in COLUMNS)])} |",
+        "|" + " --- |" * (len(COLUMNS) + 1),
+    ]
+    for images in SETS:
+        recipes = {recipe: runs for recipe, runs in found.items() if set_of(recipe) == images}
+        if not recipes:
+            continue
+        runs = next(iter(recipes.values()))
+        for name, title in (("raw", "raw pixels"), ("pca", "PCA-32")):
+            floor = [path.replace("model.", f"{name}.") if path.startswith("model.") else "" for _, path, _ in COLUMNS]
+            floor = [{"raw": {}, "pca": {"generation.frechet.mixture": "generation.frechet.pca"}}[name].get(path, new)
+                     for (_, path, _), new in zip(COLUMNS, floor, strict=True)]  # fmt: skip
+            cells = [cell(runs, path, digits) for path, (_, _, digits) in zip(floor, COLUMNS, strict=True)]
+            lines.append(f"| *{title}, {images}* | {' | '.join(cells)} |")
+        for recipe, runs in recipes.items():
+            cells = [cell(runs, path, digits) for _, path, digits in COLUMNS]
+            lines.append(f"| `{recipe}` | {' | '.join(cells)} |")
+    lines += ["", "What each claims, in the words of its seed 0:", ""]
+    for recipe, runs in found.items():
+        lines += [f"- `{recipe}`, {name}: {claim['verdict']}." for name, claim in runs[0].get("claims", {}).items()]
+    return "\n".join(lines) + "\n"
+
+
+def figure(found: dict[str, list[dict[str, Any]]]) -> Figure:
+    """Reconstruction against search: a point a recipe, its seeds as a cross; PCA and raw pixels as lines."""
+    drawn = Figure(figsize=(9.6, 6.4), layout="constrained")
+    axes = drawn.subplots()
+    fashion = {recipe: runs for recipe, runs in found.items() if set_of(recipe) == "fashion"}
+    runs = next(iter(fashion.values()))
+    for name, colour in (("raw", "#8a8f98"), ("pca", "#e15759")):
+        level = value(runs[0], f"{name}.knn")
+        if level is not None:
+            axes.axhline(level, color=colour, linewidth=1, linestyle="--")
+            axes.annotate({"raw": "raw pixels", "pca": "PCA-32"}[name], (1, level), xycoords=("axes fraction", "data"),
+                          ha="right", va="bottom", fontsize=8, color=colour)  # fmt: skip
+    for recipe, runs in fashion.items():
+        points = [(value(run, "model.mse"), value(run, "model.knn")) for run in runs]
+        across, up = (np.array([p[i] for p in points], dtype=float) for i in (0, 1))
+        axes.errorbar(across.mean(), up.mean(), xerr=np.ptp(across) / 2, yerr=np.ptp(up) / 2, fmt="o", markersize=5,
+                      color="#4e79a7", elinewidth=1)  # fmt: skip
+        axes.annotate(recipe, (across.mean(), up.mean()), xytext=(5, 3), textcoords="offset points", fontsize=7)
+    axes.set_xscale("log")
+    axes.set(xlabel="test MSE (log; left is better)", ylabel="kNN@10 accuracy of the code (up is better)")
+    axes.set_title("Every autoencoder of the lecture: how well it repaints, how well it searches", loc="left")
+    axes.grid(alpha=0.25, which="both")
+    axes.spines[["top", "right"]].set_visible(False)
+    return drawn
+
+
+def table(budget: str) -> None:
+    """Write and print what all runs of a budget came to."""
+    found = results(budget)
+    if not found:
+        sys.exit(f"no run of the budget {budget} is measured: `make compare{'-full' if budget == 'full' else ''}`.")
+    text, name = markdown(budget, found), "compare-full" if budget == "full" else "compare"
+    target = PROJECT / ("docs" if budget == "full" else "benchmarks/runs")
+    target.mkdir(parents=True, exist_ok=True)
+    (target / f"{name}.md").write_text(text)
+    save(figure(found), target / f"{name}.png")
+    print(text)
+    print(target / f"{name}.png")
+
+
 def main() -> None:
     """Do what was asked."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -150,9 +276,12 @@ def main() -> None:
         command.add_argument("budget", choices=("quick", "full"))
         command.add_argument("recipe")
         command.add_argument("seed", type=int)
+    commands.add_parser("table").add_argument("budget", choices=("quick", "full"))
     options = parser.parse_args()
     if options.command == "prepare":
         prepare(options.images)
+    elif options.command == "table":
+        table(options.budget)
     else:
         {"train": train, "measure": measure}[options.command](options.budget, options.recipe, options.seed)
 
