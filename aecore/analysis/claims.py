@@ -129,9 +129,17 @@ def draw(case: Case, positions: np.ndarray, names: list[str] | None) -> Figure |
         }
     elif CLAIMS["inpainting"].applies(case.recipe):
         made, title = inpainting.rows(case, pixels)[0], "Test images, what is hidden, and what fills it"
-        titles = {"holes": "seen", "mean": "mean image", "biharmonic": "biharmonic", "telea": "Telea"}
+        titles = {
+            "holes": "seen",
+            "mean": "mean image",
+            "biharmonic": "biharmonic",
+            "telea": "Telea",
+            "navier_stokes": "Navier-Stokes",
+        }
     elif CLAIMS["colour"].applies(case.recipe):
-        made, title = colour.rows(case, pixels, colour.mean_ab(case)), "Test images, without colour, and coloured again"
+        title = "Test images, without colour, and coloured again"
+        lab = colour.guesses(case, pixels, colour.mean_ab(case))
+        made = {name: colour.lab_to_rgb(each).astype(np.float32) for name, each in lab.items()}
         titles = {"grey": "grey", "mean": "mean colour"}
     else:
         return None

@@ -70,37 +70,33 @@ def mean_ab(case: Case) -> np.ndarray:
     return np.asarray(total / len(positions))
 
 
-def rows(case: Case, pixels: np.ndarray, mean: np.ndarray) -> dict[str, np.ndarray]:
-    """Uint8 (n, 3, H, W) coloured again: float32 in [0, 1]; `grey` has each pixel's lightness and no colour.
+def guesses(case: Case, pixels: np.ndarray, mean: np.ndarray) -> dict[str, np.ndarray]:
+    """Uint8 (n, 3, H, W) coloured again, CIELAB (n, 3, H, W), all with each pixel's own lightness, which is given.
 
-    `mean` has that lightness and the colour `mean_ab` of its place; `model` is what the model draws.
+    `grey` has no colour, `mean` the colour `mean_ab` of its place, `model` that of what the model draws.
     """
     lightness = rgb_to_lab(scaled(pixels))[:, :1]
-    painted = np.concatenate([lightness, np.broadcast_to(mean, (len(pixels), *mean.shape[1:]))], axis=1)
-    grey = np.concatenate([lightness, np.zeros_like(painted[:, 1:])], axis=1)
-    made = {"grey": lab_to_rgb(grey), "mean": lab_to_rgb(painted), "model": case.encoder.reconstruct(pixels)}
-    return {name: x.astype(np.float32) for name, x in made.items()}
+    drawn = rgb_to_lab(case.encoder.reconstruct(pixels))[:, 1:]
+    colours = {"grey": np.zeros_like(drawn), "mean": np.broadcast_to(mean, drawn.shape), "model": drawn}
+    return {name: np.concatenate([lightness, ab], axis=1) for name, ab in colours.items()}
 
 
 def measure(case: Case) -> dict[str, float]:
     """Means over test images: `ab_error` of the model, of no colour (`…_grey`) and of the mean colour (`…_mean`).
 
-    `colourfulness` of the model, of the mean colour, and of the images themselves (`…_images`); grey has none.
+    `colourfulness` of the model's colours, of the mean colour, and of the images themselves (`…_images`); grey has 0.
     """
     mean, sums = mean_ab(case), dict[str, float]()
     positions = case.test
     for start in range(0, len(positions), BLOCK):
         pixels = case.images.rows(positions[start : start + BLOCK])
-        truth, made = rgb_to_lab(scaled(pixels)), rows(case, pixels, mean)
-        ours = rgb_to_lab(made["model"])
+        truth, made = rgb_to_lab(scaled(pixels)), guesses(case, pixels, mean)
         values = {
-            "ab_error": ab_error(truth, ours),
-            "ab_error_grey": ab_error(truth, np.zeros_like(truth)),
-            "ab_error_mean": ab_error(
-                truth, np.concatenate([truth[:, :1], np.broadcast_to(mean, truth[:, 1:].shape)], 1)
-            ),
-            "colourfulness": colourfulness(made["model"]),
-            "colourfulness_mean": colourfulness(made["mean"]),
+            "ab_error": ab_error(truth, made["model"]),
+            "ab_error_grey": ab_error(truth, made["grey"]),
+            "ab_error_mean": ab_error(truth, made["mean"]),
+            "colourfulness": colourfulness(lab_to_rgb(made["model"])),
+            "colourfulness_mean": colourfulness(lab_to_rgb(made["mean"])),
             "colourfulness_images": colourfulness(scaled(pixels)),
         }
         for name, each in values.items():
