@@ -16,6 +16,8 @@ MEANING = {
     "knn": "the {k} nearest training images vote on the label; more is better",
     "precision": "share of the {k} nearest with the same label; more is better",
     "map": "every image of the same label ahead of every other would be 1; more is better",
+    "svm": "test images that a linear classifier of labelled training images gets right; more is better",
+    "forest": "the same of a hundred decision trees; more is better",
     "found_1": "a cropped, shifted, noised copy finds its original before anything else; more is better",
     "found_10": "… or within the first ten; more is better",
     "mse": "squared error of a pixel between 0 and 1; less is better",
