@@ -37,10 +37,11 @@ def draw(points: dict[float, tuple[float, float, float]], pca: tuple[float, floa
     figure = Figure(figsize=(9.6, 3.2), layout="constrained")
     titles = ("test MSE", "share of units active in a code", "Hoyer's sparseness")
     for number, (axes, title) in enumerate(zip(figure.subplots(1, 3), titles, strict=True)):
-        axes.plot(list(points), [triple[number] for triple in points.values()], "o-", color=PALETTE[0])
+        values = [triple[number] for triple in points.values()]
+        axes.plot(list(points), values, "o-", color=PALETTE[0])
         axes.axhline(pca[number], color=GREY, linestyle="--", linewidth=1)
         axes.text(min(points), pca[number], "PCA", fontsize=8, color=GREY, va="bottom")
-        axes.set(xscale="log", ylim=(0, None))
+        axes.set(xscale="log", ylim=(0, 1.15 * max(*values, pca[number])))
         axes.set_title(title, fontsize=10, color=INK, loc="left")
         axes.set_xlabel("weight of the L1 penalty", fontsize=8, color=GREY)
         axes.spines[["top", "right"]].set_visible(False)
