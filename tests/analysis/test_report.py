@@ -90,7 +90,7 @@ def test_it_shows_the_pictures_that_are_there_in_order_and_no_others(workspace: 
     shown = [drawn[base64.b64decode(given["src"].partition(",")[2])] for given in page.all("img")]
     assert shown == [*PICTURES]
     titles = ["Samples", "Interpolations", "Lineage", "Run it again"]
-    assert page.texts("h2")[-4:] == titles
+    assert page.texts("h2")[-5:] == [LATER["claim"].title, *titles]
     picture = (config.FIGURES / "map.png").read_bytes()
     for name in ("claim", "unknown"):
         (config.FIGURES / f"{name}.png").write_bytes(picture)
@@ -101,7 +101,8 @@ def test_it_shows_the_pictures_that_are_there_in_order_and_no_others(workspace: 
     assert cli.main(["report"]) == 0
     bare = read()
     assert bare.texts("h2") == [
-        "What was trained on what", "Clusters", "Beside PCA and raw pixels", "Lineage", "Run it again"
+        "What was trained on what", "Clusters", "Beside PCA and raw pixels", "What the recipe is for", "Lineage",
+        "Run it again",
     ]  # fmt: skip
     assert not bare.all("img")
     assert {given["class"] for given in bare.all("figure")} == {"code"}
@@ -111,7 +112,8 @@ def test_what_a_command_drew_is_shown_for_the_same_model_only(workspace: Path) -
     shutil.copy(config.FIGURES / "training.png", config.REPORTS / "finetune.png")
     shutil.copy(config.FIGURES / "training.png", config.REPORTS / "compression.png")
     digest = artifact.read_manifest(config.MODEL, "model").digest
-    for model, told in ((digest, ["With few labels"]), ("another", [])):
+    claim = LATER["claim"].title
+    for model, told in ((digest, [claim, "With few labels"]), ("another", [claim])):
         artifact.write_json(config.REPORTS / "finetune.json", {"model": model})
         assert cli.main(["report"]) == 0
         titles = {LATER[name].title for name in LATER}
@@ -126,7 +128,8 @@ def test_generated_images_and_claims_are_told_as_they_were_measured(workspace: P
         if kind in generated["closest"]:
             expected = [round(generated[figure][kind], 2) for figure in ("frechet", "closest")]
             assert [number(cell) for cell in rows[name.format(pca="PCA-4")]] == expected
-    assert "What the recipe is for" not in read().text
+    silent = dataclasses.replace(found, metrics=found.metrics | {"claims": {}})
+    assert "What the recipe is for" not in Page(report.write(silent)).text
     claimed = found.metrics | {"claims": {"checkerboard": {"trained": 1.5, "verdict": "**more than** the images"}}}
     page = Page(report.write(dataclasses.replace(found, metrics=claimed)))
     assert "Checkerboard: more than the images." in page.texts("p")
