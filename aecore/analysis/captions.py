@@ -119,7 +119,7 @@ LATER = {
     "claim": Picture(
         alt="Rows of images: the originals, the same corrupted, then restored by simple means and by the autoencoder.",
         caption="Compare the last row with the first, and with the rows between: simple means are what it has to beat.",
-        title="What the recipe is for",
+        title="What the recipe claims",
         prose="Test images, what was done to them, and what undoes it: simple means first, the autoencoder last.",
     ),
     "compression": Picture(

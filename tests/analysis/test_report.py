@@ -101,7 +101,7 @@ def test_it_shows_the_pictures_that_are_there_in_order_and_no_others(workspace: 
     assert cli.main(["report"]) == 0
     bare = read()
     assert bare.texts("h2") == [
-        "What was trained on what", "Clusters", "Beside PCA and raw pixels", "What the recipe is for", "Lineage",
+        "What was trained on what", "Clusters", "Beside PCA and raw pixels", "What the recipe claims", "Lineage",
         "Run it again",
     ]  # fmt: skip
     assert not bare.all("img")
@@ -129,7 +129,7 @@ def test_generated_images_and_claims_are_told_as_they_were_measured(workspace: P
             expected = [round(generated[figure][kind], 2) for figure in ("frechet", "closest")]
             assert [number(cell) for cell in rows[name.format(pca="PCA-4")]] == expected
     silent = dataclasses.replace(found, metrics=found.metrics | {"claims": {}})
-    assert "What the recipe is for" not in Page(report.write(silent)).text
+    assert "What the recipe claims" not in Page(report.write(silent)).text
     claimed = found.metrics | {"claims": {"checkerboard": {"trained": 1.5, "verdict": "**more than** the images"}}}
     page = Page(report.write(dataclasses.replace(found, metrics=claimed)))
     assert "Checkerboard: more than the images." in page.texts("p")
