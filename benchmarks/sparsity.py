@@ -21,7 +21,7 @@ from ruamel.yaml import YAML
 from aecore.analysis.figures import PALETTE, save
 from aecore.generate.sheet import GREY, INK
 
-WEIGHTS = (1e-6, 1e-3, 3e-3, 1e-2, 3e-2, 1e-1)
+WEIGHTS = (1e-4, 3e-3, 1e-2, 3e-2, 1e-1)
 COLUMNS = ("L1 weight", "test MSE", "units active in a code", "Hoyer", "kNN@10")
 STAGES = ("train", "embed", "index", "cluster", "map", "evaluate")
 

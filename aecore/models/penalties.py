@@ -22,8 +22,15 @@ Penalty = Callable[[Autoencoder, Output, torch.Tensor], torch.Tensor]
 
 
 def l1(model: Autoencoder, output: Output, target: torch.Tensor) -> torch.Tensor:
-    """Mean absolute value of the code's numbers: the sparse autoencoder."""
-    return output.latent.float().abs().mean()
+    """Mean absolute value of the code's numbers, each unit's in its own root mean square of the batch: in [0, 1].
+
+    The sparse autoencoder's L1, free of scale (L1 over L2: Hoyer 2004, eq. 10): the plain norm only shrinks the code,
+    and a decoder that begins with batch normalisation undoes that.
+    """
+    code = output.latent.float()
+    scale = code.square().mean(dim=0).clamp_min(1e-12).sqrt()
+    sparsity: torch.Tensor = (code.abs().mean(dim=0) / scale).mean()
+    return sparsity
 
 
 def l2(model: Autoencoder, output: Output, target: torch.Tensor) -> torch.Tensor:

@@ -58,9 +58,23 @@ def test_penalties_on_the_code_equal_their_definition() -> None:
     output = output_of(RNG.uniform(0.1, 0.9, (30, 1, 2, 2)), z)
     model, target = Autoencoder(Recipe("linear"), (1, 2, 2), 2), torch.zeros(30, 1, 2, 2)
     crossed = np.corrcoef(z.T)[~np.eye(5, dtype=bool)]
-    expected = {"l1": np.abs(z).mean(), "l2": np.square(z).mean(), "decorrelation": np.square(crossed).mean()}
+    expected = {
+        "l1": (np.abs(z).mean(axis=0) / np.sqrt(np.square(z).mean(axis=0))).mean(),
+        "l2": np.square(z).mean(),
+        "decorrelation": np.square(crossed).mean(),
+    }
     for name, value in expected.items():
         assert float(PENALTIES[name](model)(model, output, target)) == pytest.approx(value, rel=1e-5), name
+
+
+def test_the_sparse_penalty_does_not_gain_by_shrinking_the_code() -> None:
+    z, model, target = RNG.normal(size=(30, 5)), Autoencoder(Recipe("linear"), (1, 2, 2), 2), torch.zeros(30, 1, 2, 2)
+    images = RNG.uniform(0.1, 0.9, (30, 1, 2, 2))
+    small, large, rare = (
+        float(PENALTIES["l1"](model)(model, output_of(images, code), target)) for code in (z / 100, z, z**5)
+    )
+    assert small == pytest.approx(large, rel=1e-5)
+    assert rare < 0.7 * large
 
 
 def test_penalties_on_a_linear_decoder_have_closed_forms() -> None:
