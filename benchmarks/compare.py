@@ -22,7 +22,6 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 from matplotlib.figure import Figure
 from ruamel.yaml import YAML
 
@@ -44,7 +43,9 @@ SETS: dict[str, dict[str, Any]] = {
 }
 """Sections of params.yaml that name each data set."""
 
-COLUMNS = (
+Columns = tuple[tuple[str, str, int], ...]
+
+COLUMNS: Columns = (
     ("test MSE", "model.mse", 5),
     ("SSIM", "model.ssim", 3),
     ("kNN@10", "model.knn", 3),
@@ -191,8 +192,20 @@ def cell(runs: list[dict[str, Any]], path: str, digits: int) -> str:
         return "–"
     if digits == 0:
         return f"{statistics.mean(values):,.0f}"
-    spread = f" ± {statistics.stdev(values):.{digits}f}" if len(values) > 1 else ""
-    return f"{statistics.mean(values):.{digits}f}{spread}"
+    spread = f"{statistics.stdev(values):.{digits}f}" if len(values) > 1 else "0"
+    return f"{statistics.mean(values):.{digits}f}" + (f" ± {spread}" if float(spread) else "")
+
+
+def cells(runs: list[dict[str, Any]], columns: Columns, floor: str = "") -> list[str]:
+    """A row of the table: of a recipe's `runs`, or of a `floor`, raw or pca, as it was measured beside them."""
+    row = []
+    for _, path, digits in columns:
+        if floor and path == "generation.frechet.mixture":
+            path = f"generation.frechet.{floor}"
+        elif floor:
+            path = path.replace("model.", f"{floor}.") if path.startswith("model.") else ""
+        row.append(cell(runs, path, digits))
+    return row
 
 
 def markdown(budget: str, found: dict[str, list[dict[str, Any]]]) -> str:
@@ -212,14 +225,9 @@ def markdown(budget: str, found: dict[str, list[dict[str, Any]]]) -> str:
             continue
         runs = next(iter(recipes.values()))
         for name, title in (("raw", "raw pixels"), ("pca", "PCA-32")):
-            floor = [path.replace("model.", f"{name}.") if path.startswith("model.") else "" for _, path, _ in COLUMNS]
-            floor = [{"raw": {}, "pca": {"generation.frechet.mixture": "generation.frechet.pca"}}[name].get(path, new)
-                     for (_, path, _), new in zip(COLUMNS, floor, strict=True)]  # fmt: skip
-            cells = [cell(runs, path, digits) for path, (_, _, digits) in zip(floor, COLUMNS, strict=True)]
-            lines.append(f"| *{title}, {images}* | {' | '.join(cells)} |")
+            lines.append(f"| *{title}, {images}* | {' | '.join(cells(runs, COLUMNS, name))} |")
         for recipe, runs in recipes.items():
-            cells = [cell(runs, path, digits) for _, path, digits in COLUMNS]
-            lines.append(f"| `{recipe}` | {' | '.join(cells)} |")
+            lines.append(f"| `{recipe}` | {' | '.join(cells(runs, COLUMNS))} |")
     lines += ["", "What each claims, in the words of its seed 0:", ""]
     for recipe, runs in found.items():
         lines += [f"- `{recipe}`, {name}: {claim['verdict']}." for name, claim in runs[0].get("claims", {}).items()]
@@ -227,28 +235,26 @@ def markdown(budget: str, found: dict[str, list[dict[str, Any]]]) -> str:
 
 
 def figure(found: dict[str, list[dict[str, Any]]]) -> Figure:
-    """Reconstruction against search: a point a recipe, its seeds as a cross; PCA and raw pixels as lines."""
-    drawn = Figure(figsize=(9.6, 6.4), layout="constrained")
-    axes = drawn.subplots()
+    """A line a recipe, a dot a seed: test MSE on the left, kNN accuracy on the right; PCA and raw pixels as lines."""
     fashion = {recipe: runs for recipe, runs in found.items() if set_of(recipe) == "fashion"}
-    runs = next(iter(fashion.values()))
-    for name, colour in (("raw", "#8a8f98"), ("pca", "#e15759")):
-        level = value(runs[0], f"{name}.knn")
-        if level is not None:
-            axes.axhline(level, color=colour, linewidth=1, linestyle="--")
-            axes.annotate({"raw": "raw pixels", "pca": "PCA-32"}[name], (1, level), xycoords=("axes fraction", "data"),
-                          ha="right", va="bottom", fontsize=8, color=colour)  # fmt: skip
-    for recipe, runs in fashion.items():
-        points = [(value(run, "model.mse"), value(run, "model.knn")) for run in runs]
-        across, up = (np.array([p[i] for p in points], dtype=float) for i in (0, 1))
-        axes.errorbar(across.mean(), up.mean(), xerr=np.ptp(across) / 2, yerr=np.ptp(up) / 2, fmt="o", markersize=5,
-                      color="#4e79a7", elinewidth=1)  # fmt: skip
-        axes.annotate(recipe, (across.mean(), up.mean()), xytext=(5, 3), textcoords="offset points", fontsize=7)
-    axes.set_xscale("log")
-    axes.set(xlabel="test MSE (log; left is better)", ylabel="kNN@10 accuracy of the code (up is better)")
-    axes.set_title("Every autoencoder of the lecture: how well it repaints, how well it searches", loc="left")
-    axes.grid(alpha=0.25, which="both")
-    axes.spines[["top", "right"]].set_visible(False)
+    floors = next(iter(fashion.values()))[0]
+    drawn = Figure(figsize=(9.6, 1.4 + 0.26 * len(fashion)), layout="constrained")
+    panels = (("mse", "Test MSE (log; less is better)"), ("knn", "kNN@10 accuracy of the code (more is better)"))
+    for axes, (key, title) in zip(drawn.subplots(1, 2, sharey=True), panels, strict=True):
+        for row, runs in enumerate(fashion.values()):
+            values = [v for run in runs if (v := value(run, f"model.{key}")) is not None]
+            axes.plot(values, [row] * len(values), "o", color="#4e79a7", markersize=5, alpha=0.7)
+        for name, label, colour in (("raw", "raw pixels", "#8a8f98"), ("pca", "PCA-32", "#e15759")):
+            if (level := value(floors, f"{name}.{key}")) is not None:
+                axes.axvline(level, color=colour, linewidth=1.2, linestyle="--", label=label, zorder=0)
+        axes.set_yticks(range(len(fashion)), list(fashion), fontsize=8)
+        axes.set_title(title, fontsize=10, loc="left")
+        axes.grid(alpha=0.25)
+        axes.spines[["top", "right"]].set_visible(False)
+        axes.legend(fontsize=8, loc="lower right" if key == "mse" else "lower left")
+        if key == "mse":
+            axes.set_xscale("log")
+            axes.invert_yaxis()
     return drawn
 
 
