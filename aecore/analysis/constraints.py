@@ -8,7 +8,7 @@ import numpy as np
 import torch
 
 from aecore.analysis.case import Case
-from aecore.models.constraints import Dense, Tied, constraint_errors
+from aecore.models.constraints import Dense, Tied, constraint_errors, correlation
 from aecore.models.recipe import Recipe
 
 HELD = 1e-5
@@ -16,19 +16,8 @@ HELD = 1e-5
 
 
 def off_diagonal(codes: np.ndarray) -> float:
-    """Mean absolute correlation between different units of `codes` (n, d): 0 uncorrelated, 1 all the same.
-
-    A unit that never changes correlates with nothing; fewer than two units correlate not at all.
-    """
-    centred = codes.astype(np.float64) - codes.mean(axis=0, dtype=np.float64)
-    norms = np.linalg.norm(centred, axis=0)
-    still = norms <= 1e-6 * np.sqrt(len(codes)) * np.maximum(np.abs(codes).max(axis=0), 1e-30)  # rounding alone
-    unit = np.where(still, 0, centred / np.where(still, 1, norms))
-    count = codes.shape[1]
-    if count < 2:
-        return 0.0
-    correlation = np.abs(unit.T @ unit)
-    return float((correlation.sum() - np.trace(correlation)) / (count * (count - 1)))
+    """Mean absolute correlation between different units of `codes` (n, d)."""
+    return correlation(np.atleast_2d(np.cov(codes.astype(np.float64), rowvar=False)))
 
 
 @torch.no_grad()

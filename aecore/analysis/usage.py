@@ -8,13 +8,11 @@ import numpy as np
 import torch
 
 from aecore.analysis.case import Case, compared, scaled
-from aecore.models.bottlenecks import ENTRIES, Quantised
+from aecore.models.bottlenecks import ENTRIES, Quantised, mmd
 from aecore.models.recipe import Recipe
 
 ACTIVE = 0.01
 """Variance of a unit's posterior mean above which it is in use (Burda, Grosse & Salakhutdinov 2016, section 5.2)."""
-SCALES = (0.1, 0.2, 0.5, 1.0, 2.0, 5.0, 10.0)
-"""Of the inverse multiquadratic kernels (the authors' code of Tolstikhin et al. 2018)."""
 DRAWS = 20
 """Pairs of samples of the prior that say what chance does."""
 
@@ -28,29 +26,6 @@ def perplexity(counts: np.ndarray) -> float:
     """Exp of the entropy of how often each codebook entry is chosen, (K,): K where all alike, 1 where one alone."""
     shares = counts[counts > 0] / counts.sum()
     return float(np.exp(-(shares * np.log(shares)).sum()))
-
-
-def mmd(x: np.ndarray, y: np.ndarray) -> float:
-    """Squared maximum mean discrepancy between samples (n, d) and (m, d), the unbiased estimate: 0 on average, and as
-    often below it, where both come from one distribution.
-
-    Gretton et al. 2012, equation 3, with the kernel that Wasserstein autoencoders use for a standard normal prior:
-    the sum over SCALES s of C / (C + |x - y|^2), C = 2 d s (Tolstikhin et al. 2018, section 4).
-    """
-    x, y = x.astype(np.float64), y.astype(np.float64)
-    within = sum((_kernel(z, z).sum() - len(SCALES) * len(z)) / (len(z) * (len(z) - 1)) for z in (x, y))
-    return float(within - 2 * _kernel(x, y).mean())
-
-
-def _kernel(x: np.ndarray, y: np.ndarray) -> np.ndarray:
-    from scipy.spatial.distance import cdist
-
-    squared = np.asarray(cdist(x, y, "sqeuclidean"))
-    result = np.zeros_like(squared)
-    for scale in SCALES:
-        width = 2 * x.shape[1] * scale
-        result += width / (width + squared)
-    return result
 
 
 def variational(case: Case) -> dict[str, float]:
@@ -101,12 +76,15 @@ def wasserstein(case: Case) -> dict[str, float]:
     def normal() -> np.ndarray:
         return generator.standard_normal((len(test), dim))
 
+    def apart(x: np.ndarray, y: np.ndarray) -> float:
+        return float(mmd(torch.from_numpy(x.astype(np.float64)), torch.from_numpy(y)))
+
     train = case.projected(case.train)
     reduced = (case.projected(test) - train.mean(axis=0)) / np.maximum(train.std(axis=0), 1e-12)
     return {
-        "mmd": mmd(_unwhitened(case, test), normal()),
-        "mmd_chance": float(np.quantile([mmd(normal(), normal()) for _ in range(DRAWS)], 0.95)),
-        "mmd_pca": mmd(reduced, normal()),
+        "mmd": apart(_unwhitened(case, test), normal()),
+        "mmd_chance": float(np.quantile([apart(normal(), normal()) for _ in range(DRAWS)], 0.95)),
+        "mmd_pca": apart(reduced, normal()),
     }
 
 

@@ -19,6 +19,8 @@ SUBSPACE = 4
 """Numbers of a code that one vector of a codebook stands for."""
 ENTRIES = 256
 """Vectors in a codebook: one byte names one."""
+SCALES = (0.1, 0.2, 0.5, 1.0, 2.0, 5.0, 10.0)
+"""Of the kernels that compare codes with a normal prior (the authors' code of Tolstikhin et al. 2018)."""
 COMMITMENT = 0.25
 """Weight of the commitment loss within the quantiser's term (van den Oord et al. 2017, eq. 3)."""
 
@@ -182,20 +184,18 @@ class Whitening(nn.Module):
 
 
 def mmd(x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
-    """Squared maximum mean discrepancy of two samples (n, d), unbiased, with inverse multiquadratic kernels: a scalar.
+    """Squared maximum mean discrepancy of samples (n, d) and (m, d), unbiased, a scalar: 0 on average where alike.
 
-    k(a, b) = sum over s in 0.1, 0.2, 0.5, 1, 2, 5, 10 of C / (C + |a - b|^2), C = 2 d s (Tolstikhin et al. 2018,
-    section 4 and algorithm 2; Gretton et al. 2012, eq. 3).
+    Gretton et al. 2012, eq. 3, with the sum over SCALES s of the inverse multiquadratic kernels C / (C + |a - b|^2),
+    C = 2 d s (Tolstikhin et al. 2018, section 4). Holds n x m numbers.
     """
-    n, d = x.shape
-    scales = [2.0 * d * s for s in (0.1, 0.2, 0.5, 1, 2, 5, 10)]
 
     def kernel(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
-        squared = (a[:, None] - b[None]).square().sum(dim=2)
-        return torch.stack([c / (c + squared) for c in scales]).sum(dim=0)
+        squared = torch.cdist(a, b, compute_mode="donot_use_mm_for_euclid_dist").square()
+        return torch.stack([c / (c + squared) for c in (2.0 * a.shape[1] * s for s in SCALES)]).sum(dim=0)
 
-    among = [(kernel(a, a).sum() - n * len(scales)) / (n * (n - 1)) for a in (x, y)]
-    return among[0] + among[1] - 2 * kernel(x, y).mean()
+    within = [(kernel(z, z).sum() - len(SCALES) * len(z)) / (len(z) * (len(z) - 1)) for z in (x, y)]
+    return within[0] + within[1] - 2 * kernel(x, y).mean()
 
 
 BOTTLENECKS: dict[str, Callable[[int], Plain]] = {

@@ -1,4 +1,4 @@
-"""What holds for the weights of dense layers by construction: tied, orthogonal, unit norm.
+"""What holds for the weights of dense layers by construction: tied, orthogonal, unit norm; and how well it all holds.
 
 Each is a parametrisation, not a penalty: whatever the optimiser does, the weights that are multiplied with obey it.
 """
@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import nn
@@ -89,6 +90,20 @@ def constrain(layer: Dense, constraints: Sequence[str], units: int) -> Dense:
     if "unit_norm" in constraints:
         parametrize.register_parametrization(layer, "weight", UnitNorm(1 - units))
     return layer
+
+
+def correlation(covariance: np.ndarray) -> float:
+    """Mean absolute correlation of different numbers of a code, from their covariance (d, d): 0 none, 1 all the same.
+
+    A number that never changes (variance below a trillionth of the largest: rounding) correlates with nothing.
+    """
+    variance = np.diag(covariance)
+    still = variance <= 1e-12 * variance.max()
+    deviation = np.sqrt(np.where(still, 1, variance))
+    scaled = np.abs(covariance / np.outer(deviation, deviation))
+    scaled[still] = scaled[:, still] = 0
+    d = len(covariance)
+    return float((scaled.sum() - np.trace(scaled)) / max(1, d * (d - 1)))
 
 
 def parametrised(model: nn.Module) -> list[nn.Parameter]:

@@ -49,14 +49,8 @@ class MaxPoolDown(nn.Module):
         return pooled, places
 
 
-class NearestUp(nn.Module):
-    """Nearest-neighbour resize to `size`, then 3x3 convolution, batch normalisation, ReLU.
-
-    Resizing before convolving covers every output pixel evenly, which transposed convolution does not: no checkerboard
-    (Odena, Dumoulin & Olah 2016, "Deconvolution and Checkerboard Artifacts").
-    """
-
-    mode = "nearest"
+class EnlargedUp(nn.Module):
+    """The map enlarged to `size`, somehow; then 3x3 convolution, batch normalisation, ReLU."""
 
     def __init__(self, inputs: int, outputs: int, size: Size) -> None:
         super().__init__()
@@ -64,18 +58,51 @@ class NearestUp(nn.Module):
         self.convolve = nn.Conv2d(inputs, outputs, 3, padding=1, bias=False)
         self.normalise = nn.BatchNorm2d(outputs)
 
+    def enlarge(self, x: torch.Tensor, places: Places) -> torch.Tensor:
+        """(B, inputs, h, w) -> (B, inputs, *size)."""
+        raise NotImplementedError
+
     def forward(
         self, x: torch.Tensor, places: Places = None
     ) -> torch.Tensor:  # (B, inputs, h, w) -> (B, outputs, H, W)
-        """Resize and convolve."""
-        resized = F.interpolate(x, size=self.size, mode=self.mode)
-        return F.relu(self.normalise(self.convolve(resized)))
+        """Enlarge and convolve."""
+        return F.relu(self.normalise(self.convolve(self.enlarge(x, places))))
 
 
-class BilinearUp(NearestUp):
-    """The same with bilinear interpolation."""
+class NearestUp(EnlargedUp):
+    """By nearest-neighbour resize.
 
-    mode = "bilinear"
+    Resizing before convolving covers every output pixel evenly, which transposed convolution does not: no checkerboard
+    (Odena, Dumoulin & Olah 2016, "Deconvolution and Checkerboard Artifacts").
+    """
+
+    def enlarge(self, x: torch.Tensor, places: Places) -> torch.Tensor:
+        """Repeat pixels."""
+        return F.interpolate(x, size=self.size, mode="nearest")
+
+
+class BilinearUp(EnlargedUp):
+    """By bilinear interpolation."""
+
+    def enlarge(self, x: torch.Tensor, places: Places) -> torch.Tensor:
+        """Interpolate."""
+        return F.interpolate(x, size=self.size, mode="bilinear")
+
+
+class UnpoolUp(EnlargedUp):
+    """Every value back to the place of its maximum, zeros elsewhere.
+
+    Max unpooling (Zeiler & Fergus 2014) takes the encoder's places, which the code does not hold. Where they are not
+    known, as when a code alone is decoded, each value goes to the upper left of its window ("bed of nails").
+    """
+
+    def enlarge(self, x: torch.Tensor, places: Places) -> torch.Tensor:
+        """Put back."""
+        if places is not None:
+            return F.max_unpool2d(x, places, [2, 2], output_size=self.size)
+        nails = x.new_zeros(*x.shape[:2], *self.size)
+        nails[:, :, ::2, ::2] = x
+        return nails
 
 
 class TransposedUp(nn.Module):
@@ -96,31 +123,6 @@ class TransposedUp(nn.Module):
     ) -> torch.Tensor:  # (B, inputs, h, w) -> (B, outputs, H, W)
         """Convolve, transposed."""
         return F.relu(self.normalise(self.convolve(x, output_size=self.size)))
-
-
-class UnpoolUp(nn.Module):
-    """Every value back to the place of its maximum, zeros elsewhere; then 3x3 convolution, batch normalisation, ReLU.
-
-    Max unpooling (Zeiler & Fergus 2014) takes the encoder's places, which the code does not hold. Where they are not
-    known, as when a code alone is decoded, each value goes to the upper left of its window ("bed of nails").
-    """
-
-    def __init__(self, inputs: int, outputs: int, size: Size) -> None:
-        super().__init__()
-        self.size = size
-        self.convolve = nn.Conv2d(inputs, outputs, 3, padding=1, bias=False)
-        self.normalise = nn.BatchNorm2d(outputs)
-
-    def forward(
-        self, x: torch.Tensor, places: Places = None
-    ) -> torch.Tensor:  # (B, inputs, h, w) -> (B, outputs, H, W)
-        """Unpool and convolve."""
-        if places is not None:
-            unpooled = F.max_unpool2d(x, places, [2, 2], output_size=self.size)
-        else:
-            unpooled = x.new_zeros(*x.shape[:2], *self.size)
-            unpooled[:, :, ::2, ::2] = x
-        return F.relu(self.normalise(self.convolve(unpooled)))
 
 
 class PaddedUp(nn.Module):

@@ -23,12 +23,12 @@ from aecore.data.decode import Preparation
 from aecore.data.images import Images
 from aecore.models import autoencoder
 from aecore.models.autoencoder import Autoencoder
-from aecore.models.constraints import constraint_errors
+from aecore.models.constraints import constraint_errors, correlation
 from aecore.models.device import choose_device
 from aecore.models.recipe import read_recipe
 from aecore.training.checkpoint import Checkpoint, checkpoint
-from aecore.training.engine import BLOCK, Engine, Feed, Precision, choose_precision, pixels, reconstruction_mse
-from aecore.training.solve import code_moments, correlation, solve_pca, solve_whitening
+from aecore.training.engine import Engine, Feed, Precision, choose_precision, pixels, reconstruction_mse
+from aecore.training.solve import channel_moments, code_moments, solve_pca, solve_whitening
 
 GRID = 8
 """Images in the grid of reconstructions that is logged while training."""
@@ -207,7 +207,7 @@ def main() -> None:
             history = History([errors[0]], [errors[1]], [0.0], seconds=time.perf_counter() - started)
             run.image(reconstruction_grid(model, images, device), "reconstructions", step=1)
         else:
-            model.normalise_by(*_channel_moments(images))
+            model.normalise_by(*channel_moments(images))
             try:
                 history = fit(model, images, train, runtime.seed, device, precision, saved, run)
             except torch.OutOfMemoryError as error:
@@ -256,20 +256,6 @@ def _constraints(model: Autoencoder, images: Images, device: torch.device) -> di
     if model.recipe.weights or "decorrelation" in model.recipe.penalties:
         errors["correlation"] = correlation(code_moments(model, images, "validation", device)[1])
     return errors
-
-
-def _channel_moments(images: Images) -> tuple[torch.Tensor, torch.Tensor]:
-    """Mean and standard deviation of each channel over the training images, each (C,), in [0, 1] units."""
-    positions, channels = images.positions("train"), images.shape[0]
-    count, total, squares = 0, np.zeros(channels), np.zeros(channels)
-    for start in range(0, len(positions), BLOCK):
-        rows = images.rows(positions[start : start + BLOCK]).astype(np.float32) / 255
-        count += rows.size // channels
-        total += rows.sum(axis=(0, 2, 3), dtype=np.float64)
-        squares += np.square(rows).sum(axis=(0, 2, 3), dtype=np.float64)
-    mean = total / count
-    scale = np.sqrt(np.maximum(squares / count - mean**2, 0))
-    return torch.from_numpy(mean).float(), torch.from_numpy(scale).float()
 
 
 def _state(engine: Engine, history: History, best: dict[str, torch.Tensor]) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""What is solved rather than trained: principal components, and the whitening of a trained code."""
+"""What is solved rather than trained: the images' moments, principal components, the whitening of a trained code."""
 
 from __future__ import annotations
 
@@ -25,6 +25,20 @@ def solve_pca(model: Autoencoder, images: Images, seed: int) -> bool:
     return pca.exact
 
 
+def channel_moments(images: Images) -> tuple[torch.Tensor, torch.Tensor]:
+    """Mean and standard deviation of each channel over the training images, each (C,), in [0, 1] units."""
+    positions, channels = images.positions("train"), images.shape[0]
+    count, total, squares = 0, np.zeros(channels), np.zeros(channels)
+    for start in range(0, len(positions), BLOCK):
+        rows = images.rows(positions[start : start + BLOCK]).astype(np.float32) / 255
+        count += rows.size // channels
+        total += rows.sum(axis=(0, 2, 3), dtype=np.float64)
+        squares += np.square(rows).sum(axis=(0, 2, 3), dtype=np.float64)
+    mean = total / count
+    scale = np.sqrt(np.maximum(squares / count - mean**2, 0))
+    return torch.from_numpy(mean).float(), torch.from_numpy(scale).float()
+
+
 @torch.inference_mode()
 def code_moments(model: Autoencoder, images: Images, split: str, device: torch.device) -> tuple[np.ndarray, np.ndarray]:
     """Mean (d,) and covariance (d, d) of a split's codes, float64; the model is left evaluating."""
@@ -44,11 +58,3 @@ def solve_whitening(model: Autoencoder, whitening: Whitening, images: Images, de
     """Fit the model's `whitening`, the identity so far, to the codes of the training split."""
     mean, covariance = code_moments(model, images, "train", device)
     whitening.fit(torch.from_numpy(mean), torch.from_numpy(covariance))
-
-
-def correlation(covariance: np.ndarray) -> float:
-    """Mean absolute correlation of different numbers of the code, from their covariance (d, d); dead ones count 0."""
-    deviation = np.sqrt(np.diag(covariance))
-    scaled = covariance / np.maximum(np.outer(deviation, deviation), 1e-12)
-    d = len(covariance)
-    return float((np.abs(scaled).sum() - np.abs(np.diag(scaled)).sum()) / max(1, d * (d - 1)))

@@ -25,7 +25,6 @@ from aecore.data.decode import Preparation
 from aecore.data.images import Images
 from aecore.embedding import Encoder
 from aecore.models.autoencoder import Autoencoder
-from aecore.models.bottlenecks import mmd
 from aecore.models.pca import fit_images
 from aecore.models.recipe import Recipe
 
@@ -282,11 +281,6 @@ def test_codes_drawn_from_the_prior_cannot_be_told_from_it_and_others_can(make: 
     assert "**no nearer to the prior than**" in usage.wasserstein_verdict(far, case.recipe)
     assert "they can be told" in usage.wasserstein_verdict(far, case.recipe)
     assert "they cannot be told" in usage.wasserstein_verdict({**far, "mmd": -0.001}, case.recipe)
-
-
-def test_the_discrepancy_is_the_one_that_training_minimises() -> None:
-    x, y = np.random.default_rng(8).standard_normal((2, 20, 5))
-    assert usage.mmd(x, y + 1) == pytest.approx(float(mmd(torch.from_numpy(x), torch.from_numpy(y + 1))))
 
 
 @pytest.mark.parametrize("whiten", [False, True])

@@ -11,7 +11,7 @@ from scipy.stats import entropy, norm, ortho_group
 from aecore.analysis.constraints import off_diagonal
 from aecore.analysis.linear import largest_angle
 from aecore.analysis.sparsity import active, hoyer, scale, standardised, zeros
-from aecore.analysis.usage import SCALES, active_units, mmd, perplexity
+from aecore.analysis.usage import active_units, perplexity
 
 
 def test_hoyer_runs_from_equal_to_alone() -> None:
@@ -78,26 +78,3 @@ def test_perplexity_is_scipys() -> None:
     assert perplexity(counts) == pytest.approx(np.exp(entropy(counts / counts.sum())))
     assert perplexity(np.full(16, 3)) == pytest.approx(16)
     assert perplexity(np.eye(16)[2]) == 1
-
-
-def test_mmd_is_the_double_sum() -> None:
-    rng = np.random.default_rng(6)
-    x, y = rng.normal(size=(6, 3)), rng.normal(size=(5, 3)) + 0.5
-
-    def kernel(a: np.ndarray, b: np.ndarray) -> float:
-        return sum(6 * s / (6 * s + float(((a - b) ** 2).sum())) for s in SCALES)
-
-    xx = np.mean([kernel(a, b) for i, a in enumerate(x) for j, b in enumerate(x) if i != j])
-    yy = np.mean([kernel(a, b) for i, a in enumerate(y) for j, b in enumerate(y) if i != j])
-    xy = np.mean([kernel(a, b) for a in x for b in y])
-    assert mmd(x, y) == pytest.approx(xx + yy - 2 * xy)
-
-
-def test_mmd_is_unbiased_and_sees_shift_and_width() -> None:
-    rng = np.random.default_rng(7)
-    same = [mmd(rng.normal(size=(30, 2)), rng.normal(size=(30, 2))) for _ in range(300)]
-    assert min(same) < 0 < max(same)
-    assert np.mean(same) == pytest.approx(0, abs=3 * np.std(same) / np.sqrt(300))
-    prior = rng.normal(size=(500, 2))
-    assert mmd(rng.normal(size=(500, 2)) + 1, prior) > np.std(same)  # of 30: sixteen times that of 500
-    assert mmd(rng.normal(size=(500, 2)) * 2, prior) > np.std(same)  # of 30: sixteen times that of 500

@@ -7,7 +7,7 @@ import pytest
 import torch
 from scipy.cluster.vq import vq
 
-from aecore.models.bottlenecks import BOTTLENECKS, COMMITMENT, ENTRIES, SUBSPACE, Whitening, mmd
+from aecore.models.bottlenecks import BOTTLENECKS, COMMITMENT, ENTRIES, SCALES, SUBSPACE, Whitening, mmd
 
 RNG = np.random.default_rng(0)
 
@@ -72,6 +72,33 @@ def test_mmd_is_near_zero_for_one_distribution_and_large_for_two() -> None:
     same = float(mmd(torch.randn(500, 4), torch.randn(500, 4)))
     other = float(mmd(torch.randn(500, 4), torch.randn(500, 4) + 2))
     assert abs(same) < 0.02 < 1 < other
+
+
+def discrepancy(x: np.ndarray, y: np.ndarray) -> float:
+    return float(mmd(torch.from_numpy(x), torch.from_numpy(y)))
+
+
+def test_mmd_of_samples_of_two_sizes_is_the_double_sum() -> None:
+    rng = np.random.default_rng(6)
+    x, y = rng.normal(size=(6, 3)), rng.normal(size=(5, 3)) + 0.5
+
+    def kernel(a: np.ndarray, b: np.ndarray) -> float:
+        return sum(6 * s / (6 * s + float(((a - b) ** 2).sum())) for s in SCALES)
+
+    xx = np.mean([kernel(a, b) for i, a in enumerate(x) for j, b in enumerate(x) if i != j])
+    yy = np.mean([kernel(a, b) for i, a in enumerate(y) for j, b in enumerate(y) if i != j])
+    xy = np.mean([kernel(a, b) for a in x for b in y])
+    assert discrepancy(x, y) == pytest.approx(xx + yy - 2 * xy)
+
+
+def test_mmd_is_unbiased_and_sees_shift_and_width() -> None:
+    rng = np.random.default_rng(7)
+    same = [discrepancy(rng.normal(size=(30, 2)), rng.normal(size=(30, 2))) for _ in range(300)]
+    assert min(same) < 0 < max(same)
+    assert np.mean(same) == pytest.approx(0, abs=3 * np.std(same) / np.sqrt(300))
+    prior = rng.normal(size=(500, 2))
+    assert discrepancy(rng.normal(size=(500, 2)) + 1, prior) > np.std(same)  # of 30: sixteen times that of 500
+    assert discrepancy(rng.normal(size=(500, 2)) * 2, prior) > np.std(same)  # of 30: sixteen times that of 500
 
 
 def test_quantising_is_scipys_vq_a_part_at_a_time() -> None:
