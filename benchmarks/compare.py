@@ -1,7 +1,7 @@
 """Every autoencoder of the lecture, trained and measured on equal terms; `benchmarks/dvc.yaml` calls this.
 
-    python benchmarks/compare.py train  full conv 0     one recipe and seed of a budget of compare.yaml: the model
-    python benchmarks/compare.py measure full conv 0    everything that `evaluate` measures of it
+    python benchmarks/compare.py train full mlp 0       one recipe and seed of a budget of compare.yaml: the model
+    python benchmarks/compare.py measure full mlp 0     everything that `evaluate` measures of it
     python benchmarks/compare.py table full             what all of them came to: docs/compare-full.md
 
 Each run is a workspace of its own under `benchmarks/runs/`, over images prepared once, and an MLflow run of the
@@ -128,7 +128,7 @@ def link(name: str, target: Path) -> None:
 
 def prepare(images: str) -> None:
     """Prepare a data set for all runs on it."""
-    with workspace(RUNS / images, parameters(images, "conv", 0, 1)):
+    with workspace(RUNS / images, parameters(images, "conv_nearest", 0, 1)):
         stages("fetch", "prepare")
 
 
@@ -143,7 +143,7 @@ def train(budget: str, recipe: str, seed: int) -> None:
 def baseline(images: str, seed: int) -> Path:
     """The floors of a data set and seed, measured once for all recipes; returns their workspace."""
     path = RUNS / f"{images}-{seed}"
-    with workspace(path, parameters(images, "conv", seed, 1)):
+    with workspace(path, parameters(images, "conv_nearest", seed, 1)):
         link("data/prepared", RUNS / images / "data/prepared")
         if not Path("artifacts/baseline").is_dir():
             stages("baseline")

@@ -291,7 +291,7 @@ def main() -> None:
     """Train or open, measure, print and draw."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--workspace", type=Path, help="measure what is there instead of training")
-    parser.add_argument("--recipe", default="conv")
+    parser.add_argument("--recipe", default="conv_nearest")
     parser.add_argument("--dims", nargs="+", type=int, default=[32, 64])
     parser.add_argument("--epochs", type=int, help="train.epochs (default: as params.yaml says)")
     parser.add_argument("--threads", type=int, help="run.threads")

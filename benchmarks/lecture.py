@@ -53,12 +53,12 @@ CHAPTERS = (
          "penalty. `well_posed` has all four.",),
     ),
     Chapter(
-        "Convolution, and six ways up", ("conv", "conv_bilinear", "conv_transposed", "conv_unpool", "conv_padding",
-                                         "conv_shuffle", "resnet"),
+        "Convolution, and six ways up",
+        ("conv_nearest", "conv_bilinear", "conv_transposed", "conv_unpool", "conv_padding", "conv_shuffle", "resnet"),
         ("Strided convolutions down; up again by resizing, transposed convolution, max unpooling, padding or pixel "
          "shuffle. The checkerboard is counted as spectral energy at the stride's own frequencies.",
          "Max unpooling is told where the maxima were, which is more than the code says: its error is not comparable."),
-        (("conv", "reconstructions", "Nearest + convolution, beside PCA."),
+        (("conv_nearest", "reconstructions", "Nearest + convolution, beside PCA."),
          ("conv_transposed", "reconstructions", "Transposed convolution, trained.")),
     ),
     Chapter(
@@ -90,7 +90,7 @@ CHAPTERS = (
          "any autoencoder. Fréchet distance in the features of a small classifier says whose samples "
          "look more like the data.",),
         (("vae", "samples", "Samples of the variational autoencoder beside their nearest training images."),
-         ("conv", "samples", "Samples of a plain autoencoder, from a mixture fitted to its codes."),
+         ("conv_nearest", "samples", "Samples of a plain autoencoder, from a mixture fitted to its codes."),
          ("vae", "interpolations", "On the way between two test images: through the codes, and by cross-fading.")),
     ),
 )  # fmt: skip

@@ -73,7 +73,7 @@ def row(workspace: Path, recipe: str, dim: int, seed: int) -> list[str]:
 def main() -> None:
     """Train and measure every combination."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--recipes", nargs="+", default=["conv"])
+    parser.add_argument("--recipes", nargs="+", default=["conv_nearest"])
     parser.add_argument("--dims", nargs="+", type=int, default=[32, 64])
     parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2])
     parser.add_argument("--source", help="data.source (default: as params.yaml says)")

@@ -105,7 +105,7 @@ def test_an_experiment_with_another_recipe(project: Path) -> None:
     shown = json.loads(call(project, "dvc", "metrics", "diff", "--json", "HEAD", "fully"))
     assert shown["reports/metrics.json"]["model.mse"]["diff"] != 0
     changed = json.loads(call(project, "dvc", "params", "diff", "--json", "HEAD", "fully"))
-    assert changed["params.yaml"]["train.recipe"] == {"old": "conv", "new": "linear"}
+    assert changed["params.yaml"]["train.recipe"] == {"old": "conv_nearest", "new": "linear"}
     call(project, "dvc", "exp", "remove", "fully")
 
 

@@ -24,7 +24,7 @@ from aecore.tracking import TrackingConfig
 
 ON = TrackingConfig(mlflow=True, experiment="tests")
 DATA, WEIGHTS = "d" * 64, "e" * 64
-PARAMETERS = {"train": {"latent_dim": 32, "overrides": {}, "widths": [16, 32], "recipe": "conv"}, "rate": None}
+PARAMETERS = {"train": {"latent_dim": 32, "overrides": {}, "widths": [16, 32], "recipe": "conv_nearest"}, "rate": None}
 
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::ResourceWarning")
 
@@ -134,7 +134,7 @@ def test_what_a_run_records(project: Path, capfd: pytest.CaptureFixture[str]) ->
     (found,) = recorded(project)
     assert found.info.status == "FINISHED"
     assert found.data.params == {
-        "train.latent_dim": "32", "train.overrides": "{}", "train.widths": "[16, 32]", "train.recipe": "conv",
+        "train.latent_dim": "32", "train.overrides": "{}", "train.widths": "[16, 32]", "train.recipe": "conv_nearest",
         "rate": "null",
     }  # fmt: skip
     assert found.data.metrics == {"mse": 0.5, "lr": 0.1, "validation_mse": 0.25}

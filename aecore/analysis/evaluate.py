@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import torch
@@ -21,9 +21,6 @@ from aecore.config import Runtime
 from aecore.generate import sample
 from aecore.generate.mixture import fit_mixture, fitted_to
 from aecore.search.metric import IndexConfig
-
-if TYPE_CHECKING:
-    pass
 
 
 def draw_codes(work: Workspace, chosen: Sample, count: int, seed: int) -> dict[str, np.ndarray]:

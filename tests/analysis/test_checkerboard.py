@@ -90,7 +90,7 @@ def test_levels_too_coarse_for_an_image_are_left_out() -> None:
 
 
 def energy(up: str, images: np.ndarray, seed: int) -> float:
-    """What a fresh model of the recipe `conv` with this way up makes of the images."""
+    """What a fresh model of the recipe `conv_nearest` with this way up makes of the images."""
     torch.manual_seed(seed)
     recipe = Recipe("conv", (16, 32, 64), down="maxpool" if up == "unpool" else "strided", up=up)  # type: ignore[arg-type]
     with torch.inference_mode():

@@ -43,7 +43,7 @@ MADE = {
     "uncorrelated": {"linear", "constraints"},
     "unit_norm": {"linear", "constraints"},
     "well_posed": {"linear", "constraints"},
-    "conv": {"checkerboard"},
+    "conv_nearest": {"checkerboard"},
     "conv_bilinear": {"checkerboard"},
     "conv_transposed": {"checkerboard"},
     "conv_unpool": {"checkerboard"},
@@ -216,7 +216,7 @@ def test_constraints_are_read_off_the_weights(make: Make) -> None:
 
 
 def test_a_convolutional_recipe_may_ask_for_uncorrelated_codes_alone(make: Make) -> None:
-    case = make(dataclasses.replace(RECIPES["conv"], penalties={"decorrelation": 1.0}))
+    case = make(dataclasses.replace(RECIPES["conv_nearest"], penalties={"decorrelation": 1.0}))
     assert set(constraints.measure(case)) == {"correlation", "correlation_pca", "correlation_chance"}
 
 

@@ -26,7 +26,7 @@ def run(mse: float, knn: float) -> dict[str, object]:
     }
 
 
-RESULTS = {"conv": [run(0.010, 0.80), run(0.012, 0.84)], "colourise": [run(0.015, 0.6)]}
+RESULTS = {"conv_nearest": [run(0.010, 0.80), run(0.012, 0.84)], "colourise": [run(0.015, 0.6)]}
 
 
 def rows(text: str) -> dict[str, list[str]]:
@@ -37,8 +37,8 @@ def rows(text: str) -> dict[str, list[str]]:
 def test_the_table_has_mean_and_spread_beside_the_floors() -> None:
     table = rows(compare.markdown("full", RESULTS))
     column = {title: number for number, title in enumerate(table["recipe"])}
-    assert table["`conv`"][column["test MSE"]] == "0.01100 ± 0.00141"  # deviation with n - 1
-    assert table["`conv`"][column["parameters"]] == "1,234"
+    assert table["`conv_nearest`"][column["test MSE"]] == "0.01100 ± 0.00141"  # deviation with n - 1
+    assert table["`conv_nearest`"][column["parameters"]] == "1,234"
     assert table["`colourise`"][column["kNN@10"]] == "0.600"
     assert table["*raw pixels, fashion*"][column["test MSE"]] == "–"
     assert table["*PCA-32, fashion*"][column["kNN@10"]] == "0.700"

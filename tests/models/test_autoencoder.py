@@ -87,7 +87,7 @@ def test_steps_are_determined_by_the_seed(name: str) -> None:
 
 
 def test_the_reference_network_has_the_stated_parameters() -> None:
-    recipe = dataclasses.replace(read_recipe("conv", {}), widths=(32, 64, 128))
+    recipe = dataclasses.replace(read_recipe("conv_nearest", {}), widths=(32, 64, 128))
     model = Autoencoder(recipe, (1, 32, 32), 64)
     biases_before_normalisation = 32 + 64 + 128 + 64 + 32 + 32  # left out here: normalisation undoes them
     assert sum(p.numel() for p in model.parameters()) == 459_425 - biases_before_normalisation
@@ -125,7 +125,7 @@ def test_a_prior_is_drawn_by_its_generator() -> None:
         assert first.shape == (50, 8)
         assert torch.equal(first, again)
         assert not torch.equal(first, other)
-    assert Autoencoder(read_recipe("conv", {}), (1, 12, 12), 8).prior(5, torch.Generator()) is None
+    assert Autoencoder(read_recipe("conv_nearest", {}), (1, 12, 12), 8).prior(5, torch.Generator()) is None
 
 
 def test_weights_of_another_version_are_refused(tmp_path: Path) -> None:

@@ -78,7 +78,7 @@ def test_the_curves_and_the_summary_are_written(workspace: Path) -> None:
         ("well_posed", {}, ["reconstruction", "decorrelation", "orthogonality", "unit_norm", "correlation"]),
         ("tied", {"widths": [8]}, ["orthogonality", "unit_norm", "correlation"]),
         ("vae", {"widths": [4, 8]}, ["reconstruction", "kl"]),
-        ("conv", {"widths": [4, 8]}, []),
+        ("conv_nearest", {"widths": [4, 8]}, []),
     ],
 )
 def test_parts_and_constraints_are_logged_each_epoch(
