@@ -14,7 +14,7 @@ from aecore.config import UserError
 STAGES = {
     "prepare": ("aecore.data.prepare", "decode, deduplicate and split the images -> data/prepared"),
     "baseline": ("aecore.analysis.baseline", "measure raw pixels and PCA on them -> artifacts/baseline"),
-    "train": ("aecore.training.fit", "train the chosen autoencoder -> models/autoencoder"),
+    "train": ("aecore.training.train", "train the chosen autoencoder -> models/autoencoder"),
     "embed": ("aecore.embedding", "encode every image -> artifacts/embeddings"),
     "index": ("aecore.search.index", "build the search index and measure its recall -> artifacts/index"),
     "cluster": ("aecore.analysis.cluster", "group the codes by k-means -> artifacts/clusters"),

@@ -100,7 +100,8 @@ class Autoencoder(nn.Module):
         return code if self.whitening is None else cast(torch.Tensor, self.whitening(code))
 
     def _pixels(self, raw: torch.Tensor) -> torch.Tensor:
-        return raw.float().sigmoid() if self.recipe.loss == "bce" else raw.float() * self.scale + self.mean
+        exact = raw.to(self.scale.dtype)  # the decoder's output may be bf16
+        return exact.sigmoid() if self.recipe.loss == "bce" else exact * self.scale + self.mean
 
     def normalise_by(self, mean: torch.Tensor, scale: torch.Tensor) -> None:
         """Set the channels' mean and standard deviation, each (C,), of the training images."""

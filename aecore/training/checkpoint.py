@@ -48,13 +48,17 @@ class Checkpoint:
 
 
 @contextmanager
-def checkpoint(determinants: dict[str, Any]) -> Iterator[Checkpoint]:
+def checkpoint(determinants: dict[str, Any], owned: bool = True) -> Iterator[Checkpoint]:
     """Yield the Checkpoint of the training that `determinants` (JSON values) determine, held by this process alone.
 
     The lock is the kernel's: it ends with its owner, however that ends. Raises WorkFailed naming a living owner's pid.
+    Not `owned`: for a rank beside the owner, which only loads.
     """
     directory = STATE / "checkpoints" / sha256_json(determinants)[:16]
     directory.mkdir(parents=True, exist_ok=True)
+    if not owned:
+        yield Checkpoint(directory)
+        return
     with (directory / "owner").open("a+") as owner:
         try:
             fcntl.flock(owner, fcntl.LOCK_EX | fcntl.LOCK_NB)

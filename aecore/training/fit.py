@@ -1,34 +1,30 @@
-"""The `train` stage: the loop, and the reading and writing around it."""
+"""The training loop, what it is asked for (section `train`) and what it tells."""
 
 from __future__ import annotations
 
 import copy
-import csv
 import dataclasses
 import math
 import sys
 import time
-from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
 import torch
-from threadpoolctl import threadpool_limits
 from tqdm import tqdm
 
-from aecore import artifact, config, tracking
-from aecore.config import Runtime, UserError, WorkFailed, require
+from aecore import tracking
+from aecore.config import UserError, WorkFailed, require
 from aecore.data.corrupt import corrupt
-from aecore.data.decode import Preparation
 from aecore.data.images import Images
-from aecore.models import autoencoder
 from aecore.models.autoencoder import Autoencoder
 from aecore.models.constraints import constraint_errors, correlation
-from aecore.models.device import choose_device
-from aecore.models.recipe import read_recipe
-from aecore.training.checkpoint import Checkpoint, checkpoint
-from aecore.training.engine import Engine, Feed, Precision, choose_precision, pixels, reconstruction_mse
-from aecore.training.solve import channel_moments, code_moments, solve_pca, solve_whitening
+from aecore.training.checkpoint import Checkpoint
+from aecore.training.engine import Engine, Precision, pixels, reconstruction_mse
+from aecore.training.feed import Feed
+from aecore.training.ranks import ALONE, Ranks
+from aecore.training.solve import code_moments
+from aecore.training.stepping import Stepping, choose_stepping
 
 GRID = 8
 """Images in the grid of reconstructions that is logged while training."""
@@ -60,6 +56,12 @@ class TrainConfig:
     """Largest norm of the gradient."""
     precision: Literal["auto", "fp32", "bf16"]
     """`auto` takes bf16 where the hardware multiplies in it."""
+    stepping: Stepping
+    """How a step is taken: see `aecore.training.stepping`."""
+    shuffle_gb: float
+    """Up to so many GB of images are shuffled as a whole; a larger set window by window: see `Feed`."""
+    devices: int
+    """Processes that train together, each on a GPU of its own or, without one, on its share of the threads."""
 
     def __post_init__(self) -> None:
         require(self.latent_dim >= 1, "latent_dim", self.latent_dim, "1 or more")
@@ -68,6 +70,8 @@ class TrainConfig:
         require(self.learning_rate > 0, "learning_rate", self.learning_rate, "more than 0")
         require(self.weight_decay >= 0, "weight_decay", self.weight_decay, "0 or more")
         require(self.clip_norm > 0, "clip_norm", self.clip_norm, "more than 0")
+        require(self.shuffle_gb > 0, "shuffle_gb", self.shuffle_gb, "more than 0")
+        require(self.devices >= 1, "devices", self.devices, "1 or more")
         if not 0 <= self.warmup_epochs < self.epochs:
             raise UserError(f"warmup_epochs is {self.warmup_epochs}, but epochs is {self.epochs}: make it smaller.")
 
@@ -83,6 +87,8 @@ class History:
     """Parts of the loss without their weights, and how well the constraints hold: by name."""
     seconds: float = 0.0
     """Spent in all epochs so far, whichever process ran them."""
+    waited: float = 0.0
+    """Of these, until images had been read."""
 
     @property
     def epochs(self) -> int:
@@ -101,44 +107,39 @@ class History:
 
 def fit(
     model: Autoencoder, images: Images, train: TrainConfig, seed: int, device: torch.device, precision: Precision,
-    saved: Checkpoint, run: tracking.Run,
+    saved: Checkpoint, run: tracking.Run, ranks: Ranks = ALONE,
 ) -> History:  # fmt: skip
     """Train `model` in place and leave it with the weights of its best epoch; carry on from `saved` if it holds any.
 
     Killed and carried on, it ends with the weights it would have had (on a CPU, bit for bit).
     Raises WorkFailed when the loss is no longer finite.
     """
-    feed = Feed(images, "train", train.batch_size, seed, device)
-    warmup, steps = round(train.warmup_epochs * feed.steps), train.epochs * feed.steps
-    engine = Engine(model, device, precision, train.learning_rate, train.weight_decay, train.clip_norm, warmup, steps)
+    feed = Feed(images, "train", train.batch_size, seed, device, train.shuffle_gb * 1e9, ranks)
+    engine = make_engine(model, feed, train, device, precision)
     history, best = History(), copy.deepcopy(model.state_dict())
     if state := saved.load():
         history, best = _restore(engine, state)
-        tqdm.write(f"carrying on after epoch {history.epochs} of {train.epochs}", file=sys.stderr)
-    else:
+        _say(f"carrying on after epoch {history.epochs} of {train.epochs}", ranks)
+    elif ranks.first:
         run.image(reconstruction_grid(model, images, device), "reconstructions", step=0)  # where a slider begins
 
     label = f"train {train.recipe} ({device.type}, {precision})"
-    with _bar(history.epochs, train.epochs, len(feed.positions), label) as bar:
+    with _bar(history.epochs, train.epochs, len(feed.positions), label, ranks) as bar:
         for epoch in range(history.epochs, train.epochs):
-            started = time.perf_counter()
+            started, waited = time.perf_counter(), feed.waited
             model.train()
-            torch.manual_seed(_epoch_seed(seed, epoch))  # noise and corruption: carried on, they are drawn again
-            totals, seen = dict[str, torch.Tensor](), 0
-            for x in feed.epoch(epoch):
-                for name, scalar in engine.step(x).items():
-                    totals[name] = totals.get(name, 0) + scalar.double() * len(x)
-                seen += len(x)
-                bar.update(len(x))
-            means = {name: float(total) / seen for name, total in totals.items()}
-            history.train_loss.append(means.pop("loss"))
-            with engine.autocast:
-                history.validation_mse.append(reconstruction_mse(model, images, "validation", device))
-                means |= _constraints(model, images, device)
-            for name, value in means.items():
-                history.parts.setdefault(name, []).append(value)
-            history.learning_rate.append(float(engine.schedule.get_last_lr()[0]))
+            torch.manual_seed(_epoch_seed(seed, epoch, ranks))  # noise and corruption: carried on, drawn again
+            totals, seen = dict[str, torch.Tensor](), 0.0
+            for batch in feed.epoch(epoch):
+                size = len(batch.keys)
+                for name, scalar in engine.step(batch).items():
+                    totals[name] = totals.get(name, 0) + scalar.double() * size
+                seen += size
+                bar.update(round(size / batch.share))
+            ranks.agree(model)
+            _record(history, engine, images, totals, seen)
             history.seconds += time.perf_counter() - started
+            history.waited += feed.waited - waited
             if not math.isfinite(history.train_loss[-1] + history.validation_mse[-1]):
                 raise WorkFailed(
                     f"training stopped in epoch {epoch + 1}: the loss is {history.train_loss[-1]}. "
@@ -146,13 +147,28 @@ def fit(
                 )
             if history.best == epoch:
                 best = copy.deepcopy(model.state_dict())
-            saved.save(_state(engine, history, best))
-            bar.set_postfix_str(f"epoch {epoch + 1}/{train.epochs}, validation MSE {history.validation_mse[-1]:.5f}")
-            run.log({name: values[-1] for name, values in history.curves().items()}, step=epoch + 1)
-            if epoch % 10 == 9 or epoch + 1 == train.epochs:
-                run.image(reconstruction_grid(model, images, device), "reconstructions", step=epoch + 1)
+            if ranks.first:
+                saved.save(_state(engine, history, best))
+                run.log({name: values[-1] for name, values in history.curves().items()}, step=epoch + 1)
+                if epoch % 10 == 9 or epoch + 1 == train.epochs:
+                    run.image(reconstruction_grid(model, images, device), "reconstructions", step=epoch + 1)
+            mse = f"validation MSE {history.validation_mse[-1]:.5f}"
+            bar.set_postfix_str(f"epoch {epoch + 1}/{train.epochs}, {mse}, waited {history.waited:.1f} s for images")
     model.load_state_dict(best)
     return history
+
+
+def make_engine(
+    model: Autoencoder, feed: Feed, train: TrainConfig, device: torch.device, precision: Precision
+) -> Engine:
+    """The engine that `train` asks for, over what `feed` brings."""
+    warmup, steps = round(train.warmup_epochs * feed.steps), train.epochs * feed.steps
+    values = train.epochs * len(feed.positions) * math.prod(feed.images.shape)
+    return Engine(
+        model, device, precision, train.learning_rate, train.weight_decay, train.clip_norm, warmup, steps,
+        gather=feed.gather, ranks=feed.ranks,
+        stepping=choose_stepping(train.stepping, device, values, feed.ranks.size),
+    )  # fmt: skip
 
 
 def reconstruction_grid(model: Autoencoder, images: Images, device: torch.device) -> np.ndarray:
@@ -173,81 +189,25 @@ def reconstruction_grid(model: Autoencoder, images: Images, device: torch.device
     return np.asarray((grid * 255).round().byte().cpu().numpy()).repeat(enlarged, axis=0).repeat(enlarged, axis=1)
 
 
-def main() -> None:
-    """Read `params.yaml` and the prepared data; write the model, its curves and its speed; record the run."""
-    runtime = config.section(Runtime, "run")
-    train = config.section(TrainConfig, "train")
-    track = config.section(tracking.TrackingConfig, "tracking")
-    recipe = read_recipe(train.recipe, train.overrides)
-    images = Images.open()
-    if len(images.positions("train")) < 2:
-        raise UserError(
-            "there is one training image, and training needs two: add images, or raise prepare.split.train."
+def _epoch_seed(seed: int, epoch: int, ranks: Ranks) -> int:
+    entropy = (seed, epoch) if ranks.first else (seed, epoch, ranks.rank)
+    return int(np.random.SeedSequence(entropy).generate_state(1)[0])
+
+
+def _record(history: History, engine: Engine, images: Images, totals: dict[str, torch.Tensor], seen: float) -> None:
+    """Add an epoch: the means of the training losses, the validation error, and how well the constraints hold."""
+    sums = torch.stack([*totals.values(), torch.tensor(seen, dtype=torch.float64, device=engine.device)])
+    engine.ranks.sum([sums])
+    means = {name: float(total / sums[-1]) for name, total in zip(totals, sums, strict=False)}
+    history.train_loss.append(means.pop("loss"))
+    with engine.autocast:
+        history.validation_mse.append(
+            reconstruction_mse(engine.model, images, "validation", engine.device, engine.ranks)
         )
-    torch.manual_seed(runtime.seed)
-    torch.set_num_threads(runtime.threads)
-    device = choose_device("cpu" if recipe.architecture == "pca" else runtime.device)
-    precision = choose_precision(train.precision, device)
-    model = Autoencoder(recipe, images.shape, train.latent_dim)
-    training = dataclasses.asdict(train) | {"precision": precision, "device": device.type}
-    training |= {"seed": runtime.seed, "threads": runtime.threads}
-    data = {"digest": images.manifest.digest, **images.manifest.facts["splits"]}
-    parameters = {"train": training, "recipe": dataclasses.asdict(recipe), "data": data}
-
-    with (
-        threadpool_limits(runtime.threads),
-        checkpoint({**parameters, "code": _code(), "torch": torch.__version__}) as saved,
-        tracking.run("train", parameters, {"aecore.data": images.manifest.digest}, track) as run,
-    ):
-        run.dataset("prepared", images.manifest.digest, "training")
-        if recipe.architecture == "pca":
-            started = time.perf_counter()
-            training["exact"] = solve_pca(model, images, runtime.seed)
-            errors = [reconstruction_mse(model, images, split, device) for split in ("train", "validation")]
-            history = History([errors[0]], [errors[1]], [0.0], seconds=time.perf_counter() - started)
-            run.image(reconstruction_grid(model, images, device), "reconstructions", step=1)
-        else:
-            model.normalise_by(*channel_moments(images))
-            try:
-                history = fit(model, images, train, runtime.seed, device, precision, saved, run)
-            except torch.OutOfMemoryError as error:
-                raise WorkFailed(
-                    f"the GPU's memory is too small: lower train.batch_size ({train.batch_size})."
-                ) from error
-        if model.whitening is not None:
-            solve_whitening(model, model.whitening, images, device)
-
-        preparation = {field.name: images.manifest.facts[field.name] for field in dataclasses.fields(Preparation)}
-        with artifact.writing(config.MODEL, "model", {"data": images.manifest}) as directory:
-            autoencoder.save(model, directory, preparation, training)
-        manifest = artifact.read_manifest(config.MODEL, "model")
-        summary = {
-            "best_epoch": history.best + 1,
-            "validation_mse": history.validation_mse[history.best],
-            "parameters": sum(p.numel() for p in model.parameters()),
-            "seconds": history.seconds,
-            "images_per_second": history.epochs * len(images.positions("train")) / history.seconds,
-        }
-        _write_reports(history, summary)
-        best = {"best_validation_mse": summary.pop("validation_mse")}  # `validation_mse` names the curve
-        run.log({key: float(value) for key, value in summary.items()})
-        run.model(config.MODEL, manifest, best)
-        saved.discard()
-    print(
-        f"trained {train.recipe} ({summary['parameters']:,} parameters) in {history.seconds:.0f} s: validation MSE "
-        f"{best['best_validation_mse']:.5f} at epoch {summary['best_epoch']}; weights {manifest.digest[:12]}"
-    )
-
-
-def _code() -> dict[str, str]:
-    """sha256 of the files that determine a training: a checkpoint of other code is not carried on."""
-    ours = ("aecore.training", "aecore.models", "aecore.data.images", "aecore.data.corrupt")
-    files = {name: module.__file__ for name, module in sys.modules.items() if name.startswith(ours)}
-    return {name: artifact.sha256_file(Path(file)) for name, file in sorted(files.items()) if file}
-
-
-def _epoch_seed(seed: int, epoch: int) -> int:
-    return int(np.random.SeedSequence((seed, epoch)).generate_state(1)[0])
+        means |= _constraints(engine.model, images, engine.device)
+    for name, value in means.items():
+        history.parts.setdefault(name, []).append(value)
+    history.learning_rate.append(engine.learning_rate)
 
 
 def _constraints(model: Autoencoder, images: Images, device: torch.device) -> dict[str, float]:
@@ -263,7 +223,7 @@ def _state(engine: Engine, history: History, best: dict[str, torch.Tensor]) -> d
         "model": engine.model.state_dict(),
         "helpers": engine.helpers.state_dict(),
         "optimiser": engine.optimiser.state_dict(),
-        "schedule": engine.schedule.state_dict(),
+        "taken": engine.taken,
         "best": best,
         "history": dataclasses.asdict(history),
     }
@@ -273,22 +233,20 @@ def _restore(engine: Engine, state: dict[str, Any]) -> tuple[History, dict[str, 
     engine.model.load_state_dict(state["model"])
     engine.helpers.load_state_dict(state["helpers"])
     engine.optimiser.load_state_dict(state["optimiser"])
-    engine.schedule.load_state_dict(state["schedule"])
+    engine.taken = state["taken"]
     return History(**state["history"]), state["best"]
 
 
-def _bar(first: int, epochs: int, images: int, description: str) -> tqdm[Any]:
+def _say(sentence: str, ranks: Ranks) -> None:
+    if ranks.first:
+        tqdm.write(sentence, file=sys.stderr)
+
+
+def _bar(first: int, epochs: int, images: int, description: str, ranks: Ranks) -> tqdm[Any]:
+    if ranks.size > 1:
+        description += f" x {ranks.size}"
     return tqdm(
         total=epochs * images, initial=first * images, desc=description, unit=" images", unit_scale=True,
+        disable=not ranks.first,
         mininterval=0.5 if sys.stderr.isatty() else 10, dynamic_ncols=True,
     )  # fmt: skip
-
-
-def _write_reports(history: History, summary: dict[str, Any]) -> None:
-    config.REPORTS.mkdir(exist_ok=True)
-    with Path(config.REPORTS / "training.csv").open("w", newline="") as file:
-        table = csv.writer(file)
-        curves = history.curves()
-        table.writerow(["epoch", *curves])
-        table.writerows([epoch, *row] for epoch, row in enumerate(zip(*curves.values(), strict=True), start=1))
-    artifact.write_json(config.REPORTS / "train.json", summary)

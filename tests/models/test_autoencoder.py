@@ -13,6 +13,7 @@ from aecore.models import autoencoder
 from aecore.models.autoencoder import Autoencoder
 from aecore.models.recipe import Recipe, read_recipe
 from aecore.training.engine import Engine
+from aecore.training.feed import Batch
 from tests.models.test_recipe import NAMES
 
 ROOT = Path(__file__).parents[2]
@@ -25,6 +26,10 @@ def _in_the_project(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(ROOT)
 
 
+def as_batch(x: torch.Tensor) -> Batch:
+    return Batch((x * 255).round().to(torch.uint8), 1.0)
+
+
 def trained(name: str, shape: tuple[int, int, int], x: torch.Tensor, steps: int = 2) -> Autoencoder:
     """A model of the recipe after a few steps of the real engine; its batch normalisations have moved."""
     torch.manual_seed(0)
@@ -33,7 +38,7 @@ def trained(name: str, shape: tuple[int, int, int], x: torch.Tensor, steps: int 
     engine = Engine(model, torch.device("cpu"), "fp32", 1e-3, 1e-4, 1.0, 1, 10)
     model.train()
     for _ in range(steps):
-        assert torch.isfinite(engine.step(x)["loss"])
+        assert torch.isfinite(engine.step(as_batch(x))["loss"])
     return model.to(memory_format=torch.contiguous_format).eval()  # type: ignore[call-overload]
 
 
@@ -74,7 +79,7 @@ def test_every_parameter_learns(name: str) -> None:
     before = {key: p.detach().clone() for key, p in [*model.named_parameters(), *engine.helpers.named_parameters()]}
     model.train()
     for _ in range(2):
-        engine.step(torch.rand(8, *shape))
+        engine.step(as_batch(torch.rand(8, *shape)))
     after = dict([*model.named_parameters(), *engine.helpers.named_parameters()])
     assert [key for key, p in before.items() if torch.equal(p, after[key])] == []
 

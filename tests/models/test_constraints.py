@@ -12,6 +12,7 @@ from aecore.models.autoencoder import Autoencoder
 from aecore.models.constraints import Dense, Orthonormal, Tied, UnitNorm, constraint_errors, parametrised
 from aecore.models.recipe import Recipe
 from aecore.training.engine import Engine
+from aecore.training.feed import Batch
 
 
 def pull(model: Autoencoder, precision: str = "fp32", steps: int = 20) -> Engine:
@@ -19,7 +20,7 @@ def pull(model: Autoencoder, precision: str = "fp32", steps: int = 20) -> Engine
     engine = Engine(model, torch.device("cpu"), precision, 0.05, 0.5, 1e9, 0, steps)  # type: ignore[arg-type]
     model.train()
     for _ in range(steps):
-        engine.step(torch.rand(16, *model.shape))
+        engine.step(Batch(torch.randint(256, (16, *model.shape), dtype=torch.uint8), 1.0))
     return engine
 
 

@@ -1,0 +1,129 @@
+"""Data-parallel training: the processes that share one training, and what they tell each other.
+
+Each rank holds the whole model and takes its share of every batch; gradients are summed before they are clipped, so
+every rank takes the same step. There is no wrapper around the model: one collective a step, in plain sight.
+"""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+import torch.distributed as dist
+from torch import nn
+
+from aecore.config import UserError, WorkFailed
+
+RESTARTS = 3
+"""How often a training whose process dies is carried on from its last checkpoint before it is given up."""
+VERDICT = "AECORE_VERDICT"
+"""Names the file in which a rank leaves the sentence that ends the training: an error that a restart would repeat."""
+
+
+@dataclass(frozen=True)
+class Ranks:
+    """This process among those that train together; alone by default."""
+
+    rank: int = 0
+    size: int = 1
+
+    @property
+    def first(self) -> bool:
+        """Whether this is the one that writes: checkpoints, artefacts, MLflow, the bar."""
+        return self.rank == 0
+
+    def sum(self, tensors: Sequence[torch.Tensor]) -> None:
+        """Replace each of `tensors` (one dtype, one device) by its sum over the ranks."""
+        if self.size > 1 and tensors:
+            flat = torch.cat([t.reshape(-1) for t in tensors])
+            dist.all_reduce(flat)
+            parts = [
+                part.view(t.shape)
+                for part, t in zip(torch.split(flat, [t.numel() for t in tensors]), tensors, strict=True)
+            ]
+            torch._foreach_copy_(list(tensors), parts)
+
+    def agree(self, model: nn.Module) -> None:
+        """Replace running statistics, which each rank gathered from its own share, by their mean over the ranks."""
+        if self.size > 1:
+            running = [buffer for buffer in model.buffers() if buffer.is_floating_point()]
+            self.sum(running)
+            torch._foreach_div_(running, self.size)
+
+
+ALONE = Ranks()
+
+
+@contextmanager
+def joined(device: torch.device) -> Iterator[tuple[Ranks, torch.device]]:
+    """Join the processes that torchrun started beside this one; yields this one's place and its device."""
+    size = int(os.environ.get("WORLD_SIZE", "1"))
+    if size == 1:
+        yield ALONE, device
+        return
+    if device.type == "cuda":
+        device = torch.device("cuda", int(os.environ["LOCAL_RANK"]))
+        torch.cuda.set_device(device)
+    dist.init_process_group("nccl" if device.type == "cuda" else "gloo")
+    try:
+        yield Ranks(dist.get_rank(), size), device
+    finally:
+        dist.destroy_process_group()
+
+
+@contextmanager
+def leaving_a_verdict() -> Iterator[None]:
+    """Inside ranks that `start` began: leave a UserError's sentence for it, and end in peace so that none restarts."""
+    try:
+        yield
+    except UserError as error:
+        if VERDICT not in os.environ:
+            raise
+        Path(os.environ[VERDICT]).write_text(str(error))
+
+
+def started_by_torchrun() -> bool:
+    """Whether this process is one of several ranks."""
+    return int(os.environ.get("WORLD_SIZE", "1")) > 1
+
+
+def synchronise(model: nn.Module, device: torch.device, ranks: Ranks) -> None:
+    """Have the layers inside `model` normalise over the whole batch where torch can: on GPUs.
+
+    On CPUs (gloo) torch has no synchronised batch normalisation: each rank normalises its share by that share's own
+    moments, and the running statistics are averaged once an epoch. One process with the same batch then ends elsewhere.
+    """
+    if ranks.size > 1 and device.type == "cuda":
+        nn.SyncBatchNorm.convert_sync_batchnorm(model)  # type: ignore[no-untyped-call]
+
+
+def start(devices: int, arguments: Sequence[str]) -> None:
+    """Run `python -m aecore ARGUMENTS` as `devices` ranks under torchrun and wait for them.
+
+    A rank that dies takes the others down, and all carry on from the last checkpoint, RESTARTS times at most.
+    Raises WorkFailed with the sentence that the first rank left, or where the ranks kept dying.
+    """
+    with tempfile.TemporaryDirectory() as folder:
+        verdict = Path(folder) / "verdict"
+        command = [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={devices}",
+                   f"--max-restarts={RESTARTS}", "-m", "aecore", *arguments]  # fmt: skip
+        environment = os.environ | {VERDICT: str(verdict)}
+        child = subprocess.Popen(command, env=environment)
+        try:
+            status = child.wait()
+        finally:
+            if child.poll() is None:  # we were told to stop: torchrun ends its ranks when it is told so
+                child.terminate()
+                child.wait()
+        if verdict.is_file():
+            raise WorkFailed(verdict.read_text())
+        if status:
+            raise WorkFailed(f"the {devices} processes of this training ended with status {status}; run it again to "
+                             "carry on from the last checkpoint.")  # fmt: skip
