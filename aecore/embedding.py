@@ -17,6 +17,7 @@ from aecore.config import Runtime, UserError, require
 from aecore.data.decode import Preparation, Undecodable, decode
 from aecore.data.images import Images
 from aecore.models import autoencoder
+from aecore.models.allocator import keep_freed_memory
 from aecore.models.autoencoder import Autoencoder
 from aecore.models.device import choose_device
 from aecore.vectors import vectors_name
@@ -120,6 +121,7 @@ def main() -> None:
     """Read the prepared images and the model; write their codes."""
     runtime, section = config.section(Runtime, "run"), config.section(EmbedConfig, "embed")
     torch.set_num_threads(runtime.threads)
+    keep_freed_memory()
     images = Images.open()
     encoder = Encoder.load(config.MODEL, runtime.device, section.batch_size)
     artifact.check_chain(images.manifest, encoder.manifest)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+import os
 from collections.abc import Iterator
 from functools import cached_property
 from pathlib import Path
@@ -10,7 +12,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from aecore.artifact import Manifest, read_manifest
-from aecore.config import PREPARED, require
+from aecore.config import PREPARED, WorkFailed, require
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -68,21 +70,43 @@ class Images:
         return np.flatnonzero(pc.equal(self.items["split"], split).to_numpy(zero_copy_only=False)).astype(np.int64)
 
     def rows(self, positions: np.ndarray) -> np.ndarray:
-        """Images at `positions` (m,), in that order, uint8 (m, C, H, W); no map stays open."""
+        """Images at `positions` (m,), in that order, uint8 (m, C, H, W); read, not mapped, and no file stays open."""
         positions = np.asarray(positions, dtype=np.int64)
         if ((positions < 0) | (positions >= self.count)).any():
             raise IndexError(f"positions must lie in 0…{self.count - 1}")
         gathered = np.empty((len(positions), *self.shape), dtype=np.uint8)
-        owners = np.searchsorted(self._starts, positions, side="right") - 1
-        for shard in np.unique(owners):
-            mine = np.flatnonzero(owners == shard)
-            gathered[mine] = self._map(int(shard))[positions[mine] - self._starts[shard]]
+        if not len(positions):
+            return gathered
+        shards = np.searchsorted(self._starts, positions, side="right") - 1
+        breaks = np.flatnonzero((np.diff(positions) != 1) | (np.diff(shards) != 0)) + 1
+        firsts = np.concatenate([[0], breaks])  # runs of images that lie one after the other are read at once
+        lengths = np.diff(np.concatenate([firsts, [len(positions)]]))
+        for shard in np.unique(shards):
+            mine = shards[firsts] == shard
+            self._read(int(shard), gathered, firsts[mine], lengths[mine], positions[firsts[mine]])
         return gathered
 
     def shards(self) -> Iterator[tuple[int, np.ndarray]]:
         """Yield (position of its first image, uint8 (n_k, C, H, W) memory-mapped) shard by shard."""
         for shard in range(len(self.shard_sizes)):
             yield int(self._starts[shard]), self._map(shard)
+
+    def _read(
+        self, shard: int, into: np.ndarray, firsts: np.ndarray, lengths: np.ndarray, positions: np.ndarray
+    ) -> None:
+        """Read from one shard runs of `lengths` images, which begin at `positions`, to rows `firsts` of `into`."""
+        path, each = self.directory / shard_name(shard), math.prod(self.shape)
+        file = os.open(path, os.O_RDONLY)
+        try:
+            header = 10 + int.from_bytes(os.pread(file, 2, 8), "little")  # of version 1, as `np.save` writes it
+            for first, length, row in zip(
+                firsts.tolist(), lengths.tolist(), (positions - self._starts[shard]).tolist(), strict=True
+            ):
+                rows = memoryview(into[first : first + length].data)
+                if os.preadv(file, [rows], header + row * each) != length * each:
+                    raise WorkFailed(f"{path} is cut short: run `dvc repro prepare`.")
+        finally:
+            os.close(file)
 
     def _map(self, shard: int) -> np.ndarray:
         array: np.ndarray = np.load(self.directory / shard_name(shard), mmap_mode="r")

@@ -27,7 +27,7 @@ def l1(model: Autoencoder, output: Output, target: torch.Tensor) -> torch.Tensor
     The sparse autoencoder's L1, free of scale (L1 over L2: Hoyer 2004, eq. 10): the plain norm only shrinks the code,
     and a decoder that begins with batch normalisation undoes that.
     """
-    code = output.latent.float()
+    code = output.latent.to(target.dtype)
     scale = code.square().mean(dim=0).clamp_min(1e-12).sqrt()
     sparsity: torch.Tensor = (code.abs().mean(dim=0) / scale).mean()
     return sparsity
@@ -35,7 +35,7 @@ def l1(model: Autoencoder, output: Output, target: torch.Tensor) -> torch.Tensor
 
 def l2(model: Autoencoder, output: Output, target: torch.Tensor) -> torch.Tensor:
     """Mean square of the code's numbers (Ghosh et al. 2020, eq. 9: the regularised autoencoder's code term)."""
-    return output.latent.float().square().mean()
+    return output.latent.to(target.dtype).square().mean()
 
 
 def decorrelation(model: Autoencoder, output: Output, target: torch.Tensor) -> torch.Tensor:
@@ -43,7 +43,7 @@ def decorrelation(model: Autoencoder, output: Output, target: torch.Tensor) -> t
 
     The cross terms of Cogswell et al. 2016 ("DeCov", eq. 1) on correlations, so that shrinking the code gains nothing.
     """
-    code = output.latent.float()
+    code = output.latent.to(target.dtype)
     centred = code - code.mean(dim=0)
     unit = centred / centred.norm(dim=0).clamp_min(1e-6)
     correlation = unit.T @ unit

@@ -124,7 +124,7 @@ def fit(
         run.image(reconstruction_grid(model, images, device), "reconstructions", step=0)  # where a slider begins
 
     label = f"train {train.recipe} ({device.type}, {precision})"
-    with _bar(history.epochs, train.epochs, len(feed.positions), label, ranks) as bar:
+    with _bar(history.epochs, train.epochs, len(feed.order(0)), label, ranks) as bar:
         for epoch in range(history.epochs, train.epochs):
             started, waited = time.perf_counter(), feed.waited
             model.train()
@@ -153,7 +153,8 @@ def fit(
                 if epoch % 10 == 9 or epoch + 1 == train.epochs:
                     run.image(reconstruction_grid(model, images, device), "reconstructions", step=epoch + 1)
             mse = f"validation MSE {history.validation_mse[-1]:.5f}"
-            bar.set_postfix_str(f"epoch {epoch + 1}/{train.epochs}, {mse}, waited {history.waited:.1f} s for images")
+            postfix = f"epoch {epoch + 1}/{train.epochs}, {mse}, waited {history.waited:.1f} s for images"
+            bar.set_postfix_str(postfix, refresh=sys.stderr.isatty())
     model.load_state_dict(best)
     return history
 

@@ -7,6 +7,7 @@ every rank takes the same step. There is no wrapper around the model: one collec
 from __future__ import annotations
 
 import os
+import signal
 import subprocess
 import sys
 import tempfile
@@ -104,26 +105,38 @@ def synchronise(model: nn.Module, device: torch.device, ranks: Ranks) -> None:
         nn.SyncBatchNorm.convert_sync_batchnorm(model)  # type: ignore[no-untyped-call]
 
 
-def start(devices: int, arguments: Sequence[str]) -> None:
-    """Run `python -m aecore ARGUMENTS` as `devices` ranks under torchrun and wait for them.
+def start(devices: int, threads: int, arguments: Sequence[str]) -> None:
+    """Run `python -m aecore ARGUMENTS` as `devices` ranks of `threads` threads under torchrun and wait for them.
 
-    A rank that dies takes the others down, and all carry on from the last checkpoint, RESTARTS times at most.
-    Raises WorkFailed with the sentence that the first rank left, or where the ranks kept dying.
+    A rank that dies takes the others down, and all carry on from the last checkpoint, RESTARTS times at most: under a
+    new torchrun, because ranks restarted by the old one now and then wait for each other's dead predecessors (gloo).
+    Raises WorkFailed with the sentence that a rank left, or where they kept dying.
     """
-    with tempfile.TemporaryDirectory() as folder:
-        verdict = Path(folder) / "verdict"
-        command = [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={devices}",
-                   f"--max-restarts={RESTARTS}", "-m", "aecore", *arguments]  # fmt: skip
-        environment = os.environ | {VERDICT: str(verdict)}
-        child = subprocess.Popen(command, env=environment)
-        try:
-            status = child.wait()
-        finally:
-            if child.poll() is None:  # we were told to stop: torchrun ends its ranks when it is told so
-                child.terminate()
-                child.wait()
-        if verdict.is_file():
-            raise WorkFailed(verdict.read_text())
-        if status:
-            raise WorkFailed(f"the {devices} processes of this training ended with status {status}; run it again to "
-                             "carry on from the last checkpoint.")  # fmt: skip
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={devices}",
+               "-m", "aecore", *arguments]  # fmt: skip
+    before = signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
+    try:
+        with tempfile.TemporaryDirectory() as folder:
+            verdict = Path(folder) / "verdict"
+            environment = os.environ | {VERDICT: str(verdict), "OMP_NUM_THREADS": str(threads)}
+            for left in range(RESTARTS, -1, -1):
+                status = _wait(subprocess.Popen(command, env=environment))
+                if verdict.is_file():
+                    raise WorkFailed(verdict.read_text())
+                if not status:
+                    return
+                print(f"a process of the training died; {left} restarts are left", file=sys.stderr)
+    finally:
+        signal.signal(signal.SIGTERM, before)
+    raise WorkFailed(f"the {devices} processes kept dying (status {status}, see above); the same command carries on "
+                     "from the last checkpoint.")  # fmt: skip
+
+
+def _wait(torchrun: subprocess.Popen[bytes]) -> int:
+    """Its exit status; where this process is told to stop, so is torchrun, which ends its ranks."""
+    try:
+        return torchrun.wait()
+    finally:
+        if torchrun.poll() is None:
+            torchrun.terminate()
+            torchrun.wait()

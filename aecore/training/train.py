@@ -18,10 +18,10 @@ from aecore.config import Runtime, UserError, WorkFailed
 from aecore.data.decode import Preparation
 from aecore.data.images import Images
 from aecore.models import autoencoder
+from aecore.models.allocator import keep_freed_memory
 from aecore.models.autoencoder import Autoencoder
 from aecore.models.device import choose_device
 from aecore.models.recipe import read_recipe
-from aecore.training.allocator import keep_freed_memory
 from aecore.training.checkpoint import checkpoint
 from aecore.training.engine import choose_precision, reconstruction_mse
 from aecore.training.fit import History, TrainConfig, fit, reconstruction_grid
@@ -47,7 +47,7 @@ def main() -> None:
     if train.devices > 1 and recipe.architecture != "pca" and not started_by_torchrun():
         if device.type == "cuda" and train.devices > torch.cuda.device_count():
             raise UserError(f"train.devices is {train.devices}, but there are {torch.cuda.device_count()} GPUs.")
-        start(train.devices, ["train"])
+        start(train.devices, max(1, runtime.threads // train.devices), ["train"])
     else:
         with joined(device) as (ranks, own), leaving_a_verdict():
             _train(model, images, train, runtime, own, ranks)
