@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import dataclasses
 import sys
-from collections.abc import Callable, Sequence
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -78,27 +80,71 @@ class Encoder:
 
     def encode_files(self, paths: Sequence[str | Path]) -> np.ndarray:
         """Codes float32 (n, dim) of image files. Raises UserError naming a file that is missing or no image."""
-        images = np.empty((len(paths), *self.shape), np.uint8)
-        for row, path in enumerate(paths):
-            try:
-                images[row] = decode(Path(path).read_bytes(), self.preparation).pixels
-            except Undecodable as error:
-                raise UserError(f"{path} cannot be read as an image: {error}.") from error
-            except OSError as error:
-                raise UserError(f"{path} cannot be opened: {error.strerror}.") from error
-        return self.encode(images)
+        codes = np.empty((len(paths), self.dim), np.float32)
+        done = 0
+        for block in self.encode_stream(self._decoded(paths)):
+            codes[done : done + len(block)] = block
+            done += len(block)
+        return codes
+
+    def encode_stream(self, blocks: Iterable[np.ndarray]) -> Iterator[np.ndarray]:
+        """Yield the codes, float32 (n, dim), of each block uint8 (n, C, H, W), while the next one is under way."""
+        return self._stream(lambda x: self.model.encode(_scaled(x)), blocks)
+
+    def _decoded(self, paths: Sequence[str | Path]) -> Iterator[np.ndarray]:
+        """Prepared images uint8 (at most batch_size, C, H, W) of files: the next ones are decoded meanwhile."""
+        starts = range(0, len(paths), self.batch_size)
+        with ThreadPoolExecutor(torch.get_num_threads()) as pool:
+            coming: list[Future[np.ndarray]] = []
+            for start in [*starts, len(paths)]:
+                ready = coming
+                coming = [pool.submit(self._decode, path) for path in paths[start : start + self.batch_size]]
+                if ready:
+                    yield np.stack([future.result() for future in ready])
+
+    def _decode(self, path: str | Path) -> np.ndarray:
+        try:
+            return decode(Path(path).read_bytes(), self.preparation).pixels
+        except Undecodable as error:
+            raise UserError(f"{path} cannot be read as an image: {error}.") from error
+        except OSError as error:
+            raise UserError(f"{path} cannot be opened: {error.strerror}.") from error
 
     def _in_batches(
         self, function: Callable[[torch.Tensor], torch.Tensor], values: np.ndarray, shape: tuple[int, ...]
     ) -> np.ndarray:
         result = np.empty((len(values), *shape), np.float32)
-        # TF32 would keep ten bits of a GPU's convolutions.
-        full = torch.backends.cudnn.flags(enabled=True, deterministic=True, allow_tf32=False)
-        with torch.inference_mode(), full:
-            for start in range(0, len(values), self.batch_size):
-                block = torch.from_numpy(np.array(values[start : start + self.batch_size])).to(self.device)
-                result[start : start + len(block)] = function(block).float().cpu().numpy()
+        starts = range(0, len(values), self.batch_size)
+        made = self._stream(function, (values[start : start + self.batch_size] for start in starts))
+        for start, block in zip(starts, made, strict=True):
+            result[start : start + len(block)] = block
         return result
+
+    def _stream(
+        self, function: Callable[[torch.Tensor], torch.Tensor], blocks: Iterable[np.ndarray]
+    ) -> Iterator[np.ndarray]:
+        """Yield `function` of each block; on a GPU a block is copied back while the next one is computed."""
+        copied: deque[tuple[torch.Tensor, torch.cuda.Event | None]] = deque()
+        for block in blocks:
+            copied.append(self._computed(function, block))
+            if len(copied) > 1 or self.device.type == "cpu":
+                yield _arrived(*copied.popleft())
+        while copied:
+            yield _arrived(*copied.popleft())
+
+    @torch.inference_mode()
+    def _computed(
+        self, function: Callable[[torch.Tensor], torch.Tensor], block: np.ndarray
+    ) -> tuple[torch.Tensor, torch.cuda.Event | None]:
+        # TF32 would keep ten bits of a GPU's convolutions.
+        with torch.backends.cudnn.flags(enabled=True, deterministic=True, allow_tf32=False):
+            made = function(torch.from_numpy(np.array(block)).to(self.device)).float()
+        if self.device.type == "cpu":
+            return made, None
+        host = torch.empty(made.shape, pin_memory=True).copy_(made, non_blocking=True)
+        event = torch.cuda.Event()  # type: ignore[no-untyped-call]
+        event.record()
+        return host, event
 
 
 def embed(images: Images, encoder: Encoder, path: Path) -> Manifest:
@@ -110,8 +156,8 @@ def embed(images: Images, encoder: Encoder, path: Path) -> Manifest:
             header = {"descr": "<f4", "fortran_order": False, "shape": (len(shard), encoder.dim)}
             with (directory / vectors_name(number)).open("wb") as file:  # not a memory map: a full disk would kill us
                 np.lib.format.write_array_header_1_0(file, header)
-                for start in range(0, len(shard), encoder.batch_size):
-                    codes = encoder.encode(shard[start : start + encoder.batch_size])
+                starts = range(0, len(shard), encoder.batch_size)
+                for codes in encoder.encode_stream(shard[start : start + encoder.batch_size] for start in starts):
                     file.write(codes.tobytes())
                     bar.update(len(codes))
     return artifact.read_manifest(path, "embeddings")
@@ -129,6 +175,12 @@ def main() -> None:
         raise UserError(f"the model takes images of shape {encoder.shape}, the prepared ones have {images.shape}.")
     manifest = embed(images, encoder, config.EMBEDDINGS)
     print(f"embedded {images.count:,} images into {encoder.dim} dimensions; embeddings {manifest.digest[:12]}")
+
+
+def _arrived(host: torch.Tensor, event: torch.cuda.Event | None) -> np.ndarray:
+    if event is not None:
+        event.synchronize()
+    return host.numpy()
 
 
 def _scaled(pixels: torch.Tensor) -> torch.Tensor:

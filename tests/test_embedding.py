@@ -42,6 +42,9 @@ def test_a_file_is_embedded_as_the_corpus_was(workspace: Path) -> None:
     images, encoder, embeddings = Images.open(), Encoder.load(device="cpu"), Embeddings.open()
     paths = [Path("data/raw/shapes") / path for path in images.items["path"].to_pylist()[:5]]
     np.testing.assert_allclose(encoder.encode_files(paths), embeddings.rows(np.arange(5)), rtol=1e-4, atol=1e-5)
+    encoder.batch_size = 2  # several blocks, the last one smaller
+    np.testing.assert_allclose(encoder.encode_files(paths), embeddings.rows(np.arange(5)), rtol=1e-4, atol=1e-5)
+    assert encoder.encode_files([]).shape == (0, 4)
 
 
 def test_decode_and_reconstruct_agree(workspace: Path) -> None:
