@@ -197,7 +197,7 @@ def main() -> None:
     parser.add_argument("--quick", action="store_true", help="few images, short turns")
     parser.add_argument("--batch", type=int, default=256)
     parser.add_argument("--device", choices=("auto", "cpu", "cuda"), default="auto")
-    parser.add_argument("--seconds", type=float, help="of a turn (default: 3; with --quick 0.7)")
+    parser.add_argument("--seconds", type=float, help="of a turn (default: 3; with --quick 0.5)")
     parser.add_argument("--turns", type=int, help="of each contestant (default: 5; with --quick 3)")
     parser.add_argument("--images", type=int, help="default: 10,000; on a GPU 60,000; with --quick 2,000")
     parser.add_argument("--threads", type=int, default=os.cpu_count() or 1)
@@ -214,7 +214,7 @@ def main() -> None:
         make_model(task)
         largest = float(np.abs(np.load(task.expected)).max())
         results = compete(
-            CONTESTANTS, task, warm=2, seconds=options.seconds or (0.7 if options.quick else 3.0),
+            CONTESTANTS, task, warm=2, seconds=options.seconds or (0.5 if options.quick else 3.0),
             turns=options.turns or (3 if options.quick else 5), device=device, threads=options.threads,
         )  # fmt: skip
     odd = disagreeing(results, largest)

@@ -80,7 +80,7 @@ def main() -> None:
     parser.add_argument("--quick", action="store_true", help="few images, one small batch, short turns")
     parser.add_argument("--batches", nargs="+", type=int, help="default: 256 1024 4096; with --quick 128")
     parser.add_argument("--device", choices=("auto", "cpu", "cuda"), default="auto")
-    parser.add_argument("--seconds", type=float, help="of a turn (default: 3; with --quick 0.7)")
+    parser.add_argument("--seconds", type=float, help="of a turn (default: 3; with --quick 0.5)")
     parser.add_argument("--turns", type=int, help="of each contestant (default: 5; with --quick 3)")
     parser.add_argument("--steps", type=int, help="before all are judged (default: as many as make 25,600 images)")
     parser.add_argument("--images", type=int, help="default: 10,000; on a GPU 60,000; with --quick 4,000")
@@ -104,7 +104,7 @@ def main() -> None:
         for batch in steps:
             task = Task(pile, batch, device, 8 if device == "cuda" else options.threads)
             measured[batch] = compete(
-                contestants, task, warm=steps[batch], seconds=options.seconds or (0.7 if options.quick else 3.0),
+                contestants, task, warm=steps[batch], seconds=options.seconds or (0.5 if options.quick else 3.0),
                 turns=options.turns or (3 if options.quick else 5), device=device, threads=options.threads,
             )  # fmt: skip
     lines = [
