@@ -40,6 +40,11 @@ class Machine(NamedTuple):
         """Images a second that moving the bytes, and doing the operations, allows at most."""
         return self.bandwidth / work.bytes, self.operations / work.operations
 
+    def at_best(self, again: Machine) -> Machine:
+        """The better of each figure: another program may have been in the way of one measurement."""
+        bandwidth, operations = max(self.bandwidth, again.bandwidth), max(self.operations, again.operations)
+        return self._replace(bandwidth=bandwidth, operations=operations)
+
 
 def training(model: nn.Module, x: torch.Tensor, size: int = 2) -> Work:
     """The work of a training step an image, counted as `model` takes `x` (B, ...); `size` bytes a number.

@@ -107,6 +107,7 @@ def main() -> None:
                 contestants, task, warm=steps[batch], seconds=options.seconds or (0.5 if options.quick else 3.0),
                 turns=options.turns or (3 if options.quick else 5), device=device, threads=options.threads,
             )  # fmt: skip
+    able = able.at_best(machine(device))
     lines = [
         line
         for batch, results in measured.items()

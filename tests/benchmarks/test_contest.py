@@ -110,8 +110,10 @@ def test_the_reference_network_is_the_recipe_made_wider(monkeypatch: pytest.Monk
     assert all(map(torch.equal, model.parameters(), trainers.reference().parameters()))
 
 
-def test_floors_are_images_a_second() -> None:
-    assert floor.Machine("m", 1000.0, 6000.0, "stated").floors(floor.Work(10, 20)) == (100, 300)
+def test_floors_are_images_a_second_of_the_better_measurement() -> None:
+    able = floor.Machine("m", 1000.0, 6000.0, "measured")
+    assert able.floors(floor.Work(10, 20)) == (100, 300)
+    assert able.at_best(able._replace(bandwidth=2000.0, operations=1.0)).floors(floor.Work(10, 20)) == (200, 300)
 
 
 RESULTS = [
