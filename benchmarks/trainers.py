@@ -16,9 +16,9 @@ from pile import SIDE, Files, Pile, floats, loader
 from torch.utils.data import DataLoader, TensorDataset
 
 from aecore.data.images import Images
+from aecore.models.allocator import keep_freed_memory
 from aecore.models.autoencoder import Autoencoder
 from aecore.models.recipe import Recipe
-from aecore.training.allocator import keep_freed_memory
 from aecore.training.engine import Engine, choose_precision
 from aecore.training.feed import Feed
 from aecore.training.solve import channel_moments
