@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 import sys
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -22,6 +23,7 @@ from aecore.models import autoencoder
 from aecore.models.allocator import keep_freed_memory
 from aecore.models.autoencoder import Autoencoder
 from aecore.models.device import choose_device
+from aecore.models.layers import folded
 from aecore.vectors import vectors_name
 
 
@@ -47,6 +49,7 @@ class Encoder:
         self, model: Autoencoder, preparation: Preparation, manifest: Manifest, device: torch.device, batch_size: int
     ) -> None:
         self.model: Autoencoder = model.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+        self._quick = folded(self.model).to(memory_format=torch.channels_last)
         self.preparation, self.manifest, self.device, self.batch_size = preparation, manifest, device, batch_size
 
     @classmethod
@@ -68,15 +71,15 @@ class Encoder:
 
     def encode(self, pixels: np.ndarray) -> np.ndarray:
         """uint8 (n, C, H, W) -> codes float32 (n, dim)."""
-        return self._in_batches(lambda x: self.model.encode(_scaled(x)), pixels, (self.dim,))
+        return self._in_batches(lambda x: self._quick.encode(_scaled(x)), pixels, (self.dim,))
 
     def reconstruct(self, pixels: np.ndarray) -> np.ndarray:
         """uint8 (n, C, H, W) -> float32 (n, C, H, W), clipped to [0, 1]."""
-        return self._in_batches(lambda x: self.model(_scaled(x)).reconstruction.clamp(0, 1), pixels, self.shape)
+        return self._in_batches(lambda x: self._quick(_scaled(x)).reconstruction.clamp(0, 1), pixels, self.shape)
 
     def decode(self, codes: np.ndarray) -> np.ndarray:
         """Codes float32 (n, dim) -> images float32 (n, C, H, W), clipped to [0, 1]."""
-        return self._in_batches(lambda z: self.model.decode(z).clamp(0, 1), codes, self.shape)
+        return self._in_batches(lambda z: self._quick.decode(z).clamp(0, 1), codes, self.shape)
 
     def encode_files(self, paths: Sequence[str | Path]) -> np.ndarray:
         """Codes float32 (n, dim) of image files. Raises UserError naming a file that is missing or no image."""
@@ -89,26 +92,29 @@ class Encoder:
 
     def encode_stream(self, blocks: Iterable[np.ndarray]) -> Iterator[np.ndarray]:
         """Yield the codes, float32 (n, dim), of each block uint8 (n, C, H, W), while the next one is under way."""
-        return self._stream(lambda x: self.model.encode(_scaled(x)), blocks)
+        return self._stream(lambda x: self._quick.encode(_scaled(x)), blocks)
 
     def _decoded(self, paths: Sequence[str | Path]) -> Iterator[np.ndarray]:
         """Prepared images uint8 (at most batch_size, C, H, W) of files: the next ones are decoded meanwhile."""
-        starts = range(0, len(paths), self.batch_size)
-        with ThreadPoolExecutor(torch.get_num_threads()) as pool:
-            coming: list[Future[np.ndarray]] = []
-            for start in [*starts, len(paths)]:
-                ready = coming
-                coming = [pool.submit(self._decode, path) for path in paths[start : start + self.batch_size]]
+        with ThreadPoolExecutor(threads := torch.get_num_threads()) as pool:
+            coming: list[Future[list[np.ndarray]]] = []
+            for start in [*range(0, len(paths), self.batch_size), len(paths)]:
+                ready, block = coming, paths[start : start + self.batch_size]
+                each = max(1, math.ceil(len(block) / threads))  # files a thread
+                coming = [pool.submit(self._decode, block[i : i + each]) for i in range(0, len(block), each)]
                 if ready:
-                    yield np.stack([future.result() for future in ready])
+                    yield np.stack([pixels for future in ready for pixels in future.result()])
 
-    def _decode(self, path: str | Path) -> np.ndarray:
-        try:
-            return decode(Path(path).read_bytes(), self.preparation).pixels
-        except Undecodable as error:
-            raise UserError(f"{path} cannot be read as an image: {error}.") from error
-        except OSError as error:
-            raise UserError(f"{path} cannot be opened: {error.strerror}.") from error
+    def _decode(self, paths: Sequence[str | Path]) -> list[np.ndarray]:
+        decoded = []
+        for path in paths:
+            try:
+                decoded.append(decode(Path(path).read_bytes(), self.preparation).pixels)
+            except Undecodable as error:
+                raise UserError(f"{path} cannot be read as an image: {error}.") from error
+            except OSError as error:
+                raise UserError(f"{path} cannot be opened: {error.strerror}.") from error
+        return decoded
 
     def _in_batches(
         self, function: Callable[[torch.Tensor], torch.Tensor], values: np.ndarray, shape: tuple[int, ...]

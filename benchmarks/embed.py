@@ -28,6 +28,7 @@ from aecore import artifact
 from aecore.data.decode import Preparation, decode
 from aecore.embedding import Encoder, embed
 from aecore.models import autoencoder
+from aecore.models.allocator import keep_freed_memory
 from aecore.models.device import choose_device
 from aecore.vectors import Embeddings
 
@@ -63,7 +64,8 @@ class Task:
         return Preparation(**{field.name: facts[field.name] for field in dataclasses.fields(Preparation)})
 
     def encoder(self) -> Encoder:
-        """This project's, of the model."""
+        """This project's, of the model, as its commands load it."""
+        keep_freed_memory()
         return Encoder.load(self.model, self.device, self.batch)
 
 

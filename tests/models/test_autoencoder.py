@@ -7,10 +7,12 @@ from pathlib import Path
 
 import pytest
 import torch
+from torch import nn
 
 from aecore.config import WorkFailed
 from aecore.models import autoencoder
 from aecore.models.autoencoder import Autoencoder
+from aecore.models.layers import folded
 from aecore.models.recipe import Recipe, read_recipe
 from aecore.training.engine import Engine
 from aecore.training.feed import Batch
@@ -141,3 +143,17 @@ def test_weights_of_another_version_are_refused(tmp_path: Path) -> None:
     autoencoder.save(model, tmp_path / "other", {}, {})
     with pytest.raises(WorkFailed, match=r"another version: run `dvc repro`"):
         autoencoder.load(tmp_path / "other")
+
+
+@pytest.mark.parametrize(("name", "shape"), CASES)
+def test_folded_it_computes_the_same(name: str, shape: tuple[int, int, int]) -> None:
+    x = torch.rand(8, *shape)
+    model = trained(name, shape, x) if name != "pca" else Autoencoder(read_recipe(name, {}), shape, 8).eval()
+    weights = {key: value.clone() for key, value in model.state_dict().items()}
+    quick = folded(model)
+    left = sum(isinstance(module, nn.BatchNorm2d) for module in quick.modules())
+    assert left == (len(model.recipe.widths) if model.recipe.up == "shuffle" else 0)  # pixels move between the two
+    with torch.inference_mode():
+        torch.testing.assert_close(quick.encode(x), model.encode(x), rtol=1e-4, atol=1e-5)
+        torch.testing.assert_close(quick(x).reconstruction, model(x).reconstruction, rtol=1e-4, atol=1e-5)
+    assert all(torch.equal(value, model.state_dict()[key]) for key, value in weights.items())
