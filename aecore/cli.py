@@ -60,7 +60,7 @@ def _run(options: argparse.Namespace) -> None:
     elif options.command == "query":
         from aecore.search import query
 
-        query.run(options.images, options.id, options.k, options.json, options.montage)
+        query.run(options.images, options.id, options.k, options.json, options.montage, options.where)
     elif options.command == "inspect":
         from aecore.search import query
 
@@ -124,6 +124,10 @@ def _parser() -> argparse.ArgumentParser:
     query.add_argument("images", nargs="*", metavar="IMAGE", help="image files to look for")
     query.add_argument("--id", action="append", default=[], help="look for an indexed image instead (may be repeated)")
     query.add_argument("-k", type=int, default=10, help="neighbours each (default: 10)")
+    query.add_argument(
+        "--where", metavar="CONDITION", help="only among images that meet it, in SQL over their table: \"label = 3\", "
+        "\"split = 'test' and width > 100\", \"path like '%%cats%%'\"; a column that is not there lists them all"
+    )  # fmt: skip
     query.add_argument("--json", action="store_true", help="stable JSON instead of a table")
     query.add_argument("--montage", type=Path, metavar="OUT.png", help="also draw queries and neighbours")
 

@@ -5,6 +5,7 @@
     {"source": {"kind": "published" | "workspace", "path": …,
                 "digests": {"data": hex, "model": hex, "embeddings": hex, "index": hex}},
      "metric": "cosine" | "l2",
+     "where": the condition that neighbours meet, or null,
      "k": number of neighbours given for each query,
      "queries": [{"path": file asked for (bytes that are not UTF-8 as \\xNN), or null,
                   "id": id asked for, or null,
@@ -12,7 +13,8 @@
                                   "label": number or null, "label_name": text or null,
                                   "similarity": number, "distance": number}, …]}, …]}
 
-Files come first, then ids, each in the order given. An image that is indexed is its own first neighbour, at distance 0.
+Files come first, then ids, each in the order given. An image that is indexed and meets the condition is its own first
+neighbour, at distance 0.
 """
 
 from __future__ import annotations
@@ -31,6 +33,7 @@ from aecore.artifact import Manifest
 from aecore.config import UserError
 from aecore.data.decode import Preparation, decode
 from aecore.data.entry import printable
+from aecore.search.filters import matching
 from aecore.search.searcher import PARTS, Neighbours, Searcher, Source
 
 CELL = 96
@@ -57,12 +60,15 @@ def run(
     k: int = 10,
     as_json: bool = False,
     montage: Path | None = None,
+    where: str | None = None,
     root: Path = Path(),
 ) -> None:
     """Print the k nearest of every image file and every indexed id; says on standard error which artefacts answer.
 
-    Raises UserError for nothing to look for, k below 1, an unknown id, a file that is no image, and a place where the
-    montage cannot be written; WorkFailed for artefacts that do not belong together.
+    `where` is a condition that a neighbour must meet: see `aecore.search.filters`.
+    Raises UserError for nothing to look for, k below 1, a condition that is none or that no image meets, an unknown id,
+    a file that is no image, and a place where the montage cannot be written; WorkFailed for artefacts that do not
+    belong together.
     """
     if not images and not ids:
         raise UserError("there is nothing to look for: give image files, or --id ID.")
@@ -74,7 +80,13 @@ def run(
     source = Source.find(root)
     print(f"aecore query: asking {source}", file=sys.stderr)
     searcher, queries = _read(source, images, wanted)
-    found = searcher.search(queries.vectors, k)
+    among = None
+    if where is not None:
+        among = matching(searcher.images.items, where)
+        print(f"aecore query: {len(among):,} of {searcher.count:,} images meet {where!r}", file=sys.stderr)
+        if not len(among):
+            raise UserError(f"no image meets --where {where!r}.")
+    found = searcher.search(queries.vectors, k, among)
     rows = [[_neighbour(searcher, found, q, rank) for rank in range(found.ids.shape[1])] for q in range(len(found.ids))]
     if montage is not None:
         positions = np.array([searcher.position(int(i)) for i in found.ids.ravel()])
@@ -87,6 +99,7 @@ def run(
         answer = {
             "source": {"kind": source.kind, "path": str(source.directory), "digests": _digests(searcher.manifest)},
             "metric": searcher.metric,
+            "where": where,
             "k": found.ids.shape[1],
             "queries": [
                 {"path": path, "id": item_id, "neighbours": row}

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
@@ -19,8 +21,12 @@ from aecore.vectors import Embeddings, vectors_name
 PARTS = {"data": config.PREPARED, "model": config.MODEL, "embeddings": config.EMBEDDINGS, "index": config.INDEX}
 """The artefacts a search needs, and where the workspace has them; a published copy holds each under its kind."""
 
+Propose = Callable[[np.ndarray, int], tuple[np.ndarray, np.ndarray]]
+
 MARGIN = 16
 """Candidates taken from FAISS beyond k: its float32 sums may swap neighbours that are all but equally near."""
+COMPARED = 100_000
+"""Images that a filter lets through are compared one by one up to this many, which is exact; searched for above."""
 GATHERED = 2**21
 """Numbers of candidates' codes in memory at a time, about."""
 
@@ -82,7 +88,7 @@ class Searcher:
         self._index, self._center = index, center
         ids = images.ids()
         self._order = np.argsort(ids, kind="stable")
-        self._sorted = ids[self._order]
+        self._sorted, self._ids = ids[self._order], ids
 
     @classmethod
     def open(
@@ -108,10 +114,12 @@ class Searcher:
         index = faiss.read_index(str(Path(index_dir) / INDEX_FILE), flags)
         return cls(index, np.load(Path(index_dir) / CENTER_FILE), manifest, embeddings, images)
 
-    def search(self, vectors: np.ndarray, k: int) -> Neighbours:
+    def search(self, vectors: np.ndarray, k: int, among: np.ndarray | None = None) -> Neighbours:
         """The k nearest images (at most `count`) of raw codes (q, dim), as an Encoder or `vector` gives them.
 
-        Raises UserError for k below 1, codes of another dimension, and values that are not finite.
+        `among` are the positions, ascending, that may answer (see `aecore.search.filters`); None lets all. Up to
+        COMPARED of them are compared one by one; with more, an inverted file is probed the more widely the fewer they
+        are. Raises UserError for k below 1, codes of another dimension, and values that are not finite.
         """
         vectors = np.asarray(vectors, dtype=np.float32)
         if k < 1:
@@ -120,12 +128,14 @@ class Searcher:
             raise UserError(f"the codes have shape {vectors.shape}, the index holds codes of shape (n, {self.dim}).")
         if not np.isfinite(vectors).all():
             raise UserError("the codes hold values that are not finite.")
-        k = min(k, self.count)
+        k = min(k, self.count if among is None else len(among))
         queries = codes(vectors, self._center, self.metric)
+        propose = self._proposing(among)
         step = max(1, GATHERED // ((k + MARGIN) * self.dim))
-        parts = [self._nearest(queries[i : i + step], k) for i in range(0, len(queries), step)]
+        parts = [self._nearest(queries[i : i + step], k, propose) for i in range(0, len(queries) if k else 0, step)]
         if not parts:
-            return Neighbours(np.empty((0, k), np.int64), np.empty((0, k), np.float32), np.empty((0, k), np.float32))
+            none = (len(queries), k)  # one of the two is 0
+            return Neighbours(np.empty(none, np.int64), np.empty(none, np.float32), np.empty(none, np.float32))
         return Neighbours(*(np.concatenate(arrays) for arrays in zip(*parts, strict=True)))
 
     def position(self, item_id: int) -> int:
@@ -151,17 +161,52 @@ class Searcher:
         row: dict[str, Any] = self.images.items.slice(self.position(item_id), 1).to_pylist()[0]
         return row
 
-    def _nearest(self, queries: np.ndarray, k: int) -> Neighbours:
-        """Candidates from FAISS, scored exactly and sorted."""
+    def _proposing(self, among: np.ndarray | None) -> Propose:
+        """What gives, of queries (q, dim), ids and codes of somewhat more than the k nearest that may answer."""
         import faiss
 
-        wide = min(k + MARGIN, self.count)
-        _, ids, found = self._index.search_and_reconstruct(queries, wide)
-        short = np.flatnonzero(ids[:, k - 1] < 0)  # the probed lists held fewer than k: probe them all
-        if len(short):
-            everywhere = faiss.SearchParametersIVF()
-            everywhere.nprobe = self._index.nlist
-            _, ids[short], found[short] = self._index.search_and_reconstruct(queries[short], wide, params=everywhere)
+        index: Any = self._index
+        inverted = self.manifest.facts["index"] != "exact"
+        options: dict[str, Any] = {}
+        if among is not None:
+            chosen = self._ids[among]
+            if len(among) <= COMPARED:
+                compared = codes(self.embeddings.rows(among), self._center, self.metric)
+                measure = faiss.METRIC_INNER_PRODUCT if self.metric == "cosine" else faiss.METRIC_L2
+
+                def compare(queries: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray]:
+                    _, rows = faiss.knn(queries, compared, min(k + MARGIN, len(chosen)), metric=measure)
+                    return chosen[rows], compared[rows]
+
+                return compare
+            options["sel"] = faiss.IDSelectorBatch(chosen)
+
+        def probe(queries: np.ndarray, k: int, lists: int) -> tuple[np.ndarray, np.ndarray]:
+            asked: Any = faiss.SearchParametersIVF if inverted else faiss.SearchParameters
+            parameters = asked(**options, nprobe=lists) if inverted else asked(**options)
+            wide = min(k + MARGIN, self.count)
+            if among is None:
+                return index.search_and_reconstruct(queries, wide, params=parameters)[1:]  # type: ignore[no-any-return]
+            ids = index.search(queries, wide, params=parameters)[1]  # FAISS cannot both select and reconstruct
+            rows, places = np.unique(np.searchsorted(self._sorted, ids.ravel()), return_inverse=True)
+            stored = codes(self.embeddings.rows(self._order[rows]), self._center, self.metric)
+            return ids, stored[places].reshape(*ids.shape, self.dim)
+
+        def search(queries: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray]:
+            if not inverted:
+                return probe(queries, k, 0)
+            share = 1.0 if among is None else len(among) / self.count
+            ids, found = probe(queries, k, min(index.nlist, math.ceil(index.nprobe / share)))
+            short = np.flatnonzero(ids[:, k - 1] < 0)  # the probed lists held fewer than k: probe them all
+            if len(short):
+                ids[short], found[short] = probe(queries[short], k, index.nlist)
+            return ids, found
+
+        return search
+
+    def _nearest(self, queries: np.ndarray, k: int, propose: Propose) -> Neighbours:
+        """Candidates, scored exactly and sorted."""
+        ids, found = propose(queries, k)
         squared: np.ndarray = np.square(queries[:, None].astype(np.float64) - found).sum(axis=2)
         if self.metric == "cosine":
             lengths = (queries != 0).any(axis=1)[:, None] + (found != 0).any(axis=2).astype(

@@ -35,7 +35,7 @@ def test_json_holds_what_the_docstring_says(workspace: Path, capsys: pytest.Capt
     images = Images.open()
     known = str(images.ids()[5])
     answer = asked(capsys, [str(FILE)], [known], 7)
-    assert set(answer) == {"source", "metric", "k", "queries"}
+    assert set(answer) == {"source", "metric", "where", "k", "queries"}
     index = artifact.read_manifest(config.INDEX, "index")
     assert answer["source"] == {"kind": "workspace", "path": ".", "digests": {**index.sources, "index": index.digest}}
     assert (answer["metric"], answer["k"]) == ("cosine", 7)

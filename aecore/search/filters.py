@@ -1,0 +1,42 @@
+"""Filters: which images an SQL condition over the images' table lets through."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from aecore.config import UserError
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+POSITION = "_position"
+SHUT: dict[str, str | bool | int | float | list[str]] = {
+    "enable_external_access": False,
+    "python_enable_replacements": False,
+    "lock_configuration": True,
+}
+"""A condition may come from elsewhere: it sees this table and nothing else, no file and no variable."""
+
+
+def matching(items: pa.Table, where: str) -> np.ndarray:
+    """Positions, int64 ascending, of the rows of `items` for which the condition `where` is true.
+
+    Any expression of DuckDB's SQL over the table's columns: `label = 3`, `split = 'test' and width > 100`,
+    `path like '%/cats/%'`, `"attribute.smiling"`. A null is not true. Raises UserError for what is none, with the
+    columns there are.
+    """
+    import duckdb
+    import pyarrow as pa
+
+    numbered = items.append_column(POSITION, pa.array(np.arange(len(items), dtype=np.int64)))
+    try:
+        with duckdb.connect(config=SHUT) as database:
+            found = database.from_arrow(numbered).filter(where).project(POSITION).fetchnumpy()[POSITION]
+    except duckdb.Error as error:
+        reason = str(error).splitlines()[0]
+        raise UserError(
+            f"--where {where!r} is no condition over the images: {reason}. Columns: {', '.join(items.column_names)}."
+        ) from error
+    return np.sort(np.asarray(found, dtype=np.int64))
