@@ -129,7 +129,7 @@ class Encoder:
     def _stream(
         self, function: Callable[[torch.Tensor], torch.Tensor], blocks: Iterable[np.ndarray]
     ) -> Iterator[np.ndarray]:
-        """Yield `function` of each block; on a GPU a block is copied back while the next one is computed."""
+        """Yield `function` of each block; a GPU works on the next block while the caller uses this one."""
         copied: deque[tuple[torch.Tensor, torch.cuda.Event | None]] = deque()
         for block in blocks:
             copied.append(self._computed(function, block))
@@ -143,8 +143,10 @@ class Encoder:
         self, function: Callable[[torch.Tensor], torch.Tensor], block: np.ndarray
     ) -> tuple[torch.Tensor, torch.cuda.Event | None]:
         # TF32 would keep ten bits of a GPU's convolutions.
+        given = torch.from_numpy(np.array(block))
+        given = given.pin_memory() if self.device.type == "cuda" else given  # else the copy would wait for the GPU
         with torch.backends.cudnn.flags(enabled=True, deterministic=True, allow_tf32=False):
-            made = function(torch.from_numpy(np.array(block)).to(self.device)).float()
+            made = function(given.to(self.device, non_blocking=True)).float()
         if self.device.type == "cpu":
             return made, None
         host = torch.empty(made.shape, pin_memory=True).copy_(made, non_blocking=True)

@@ -29,7 +29,7 @@ BATCH = 64
 
 
 def make_set(folder: Path, count: int, side: int) -> None:
-    """Write `count` prepared colour images, smooth noise, all of them for training but 64 for validation."""
+    """Write `count` prepared colour images, smooth noise, 70 % of them for training, as `prepare` splits them."""
     import pyarrow as pa
     import pyarrow.parquet as pq
 
@@ -44,7 +44,7 @@ def make_set(folder: Path, count: int, side: int) -> None:
     with artifact.writing(folder, "data", facts=facts) as temporary:
         for number, size in enumerate(sizes):
             np.save(temporary / shard_name(number), np.roll(pool, number, axis=0)[:size] ^ np.uint8(number))
-        split = ["validation"] * 64 + ["train"] * (count - 64)
+        split = rng.choice(["train", "validation", "test"], count, p=[0.7, 0.1, 0.2])
         pq.write_table(pa.table({"id": np.arange(count), "split": split}), temporary / "items.parquet")
 
 
@@ -64,7 +64,8 @@ def confined(limit: float) -> Path | None:
         group = parent / f"aecore-{os.getpid()}"
         try:
             group.mkdir()
-            (group / key).open("r+").write(str(int(limit)))  # a controller that is not there has no such file
+            with (group / key).open("r+") as file:  # a controller that is not there has no such file
+                file.write(str(int(limit)))
         except OSError:
             if group.is_dir():
                 group.rmdir()
@@ -139,7 +140,7 @@ def main() -> None:
     parser.add_argument("--folder", type=Path, help="on the disk to be read from (default: a temporary one)")
     options = parser.parse_args()
     each = 3 * options.side**2
-    count = int(2 * options.limit * 1e9 / each)
+    count = int(2 * options.limit * 1e9 / each / 0.7)  # 70 % of them are for training
     with tempfile.TemporaryDirectory(dir=options.folder) as name:
         large, small = Path(name) / "large", Path(name) / "small"
         make_set(large, count, options.side)
@@ -155,7 +156,8 @@ def main() -> None:
             if group is not None:
                 group.rmdir()
     fits = "a memory cgroup" if group else "no cgroup could be made: Feed's own limit"
-    size = f"{count:,} images of 3x{options.side}x{options.side}, {count * each / 1e9:.1f} GB"
+    training = f"{0.7 * count * each / 1e9:.1f} GB for training"
+    size = f"{count:,} images of 3x{options.side}x{options.side}, {training}"
     print(f"{size}, within {options.limit} GB ({fits}), shuffled within {options.shuffle} GB\n")
     print("| fed | images/s | of resident | waited | resident MB, first and last | windows |")
     print("| --- " * 6 + "|")

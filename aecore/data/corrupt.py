@@ -69,8 +69,8 @@ def blocks(x: torch.Tensor, amount: float, generator: Random) -> Corrupted:
 
 def grey(x: torch.Tensor, amount: float, generator: Random) -> Corrupted:
     """Every channel becomes the LUMINANCE of the three."""
-    weights = torch.tensor(LUMINANCE, dtype=x.dtype, device=x.device).view(1, 3, 1, 1)
-    return (x * weights).sum(dim=1, keepdim=True).expand_as(x), None
+    luminance = sum(weight * x[:, i : i + 1] for i, weight in enumerate(LUMINANCE))
+    return torch.as_tensor(luminance).expand_as(x), None
 
 
 def affine(x: torch.Tensor, amount: float, generator: Random) -> Corrupted:

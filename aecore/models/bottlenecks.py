@@ -11,6 +11,7 @@ from collections.abc import Callable
 from typing import NamedTuple
 
 import torch
+import torch.distributed as dist
 from torch import nn
 
 from aecore.config import UserError
@@ -114,12 +115,15 @@ class Quantised(Plain):
             )
         self.codebooks = nn.Parameter(torch.randn(dim // SUBSPACE, ENTRIES, SUBSPACE))
         self.register_buffer("begun", torch.zeros((), dtype=torch.bool))
+        self._known_to_have_begun = False  # asking a GPU at every step would wait for it
 
     def forward(self, features: torch.Tensor) -> Passed:
         """Replace; the code is what replaced, and while training it passes gradients on as the latent does."""
-        z = features.float().reshape(len(features), -1, SUBSPACE)  # (B, parts, SUBSPACE)
-        if self.training and not self.begun:
-            self._begin(z)
+        z = features.to(self.codebooks.dtype).reshape(len(features), -1, SUBSPACE)  # (B, parts, SUBSPACE)
+        if self.training and not self._known_to_have_begun:
+            if not self.begun:
+                self._begin(z)
+            self._known_to_have_begun = True
         chosen = self.indices(features)  # (B, parts)
         e = self.codebooks[torch.arange(len(self.codebooks), device=z.device), chosen]
         term = (z.detach() - e).square().sum(dim=(1, 2)) + COMMITMENT * (z - e.detach()).square().sum(dim=(1, 2))
@@ -128,7 +132,9 @@ class Quantised(Plain):
 
     def indices(self, features: torch.Tensor) -> torch.Tensor:
         """Which entry of its codebook is nearest to each part, int64 (B, d / SUBSPACE)."""
-        z = features.detach().float().reshape(len(features), -1, SUBSPACE).transpose(0, 1)  # (parts, B, SUBSPACE)
+        z = (
+            features.detach().to(self.codebooks.dtype).reshape(len(features), -1, SUBSPACE).transpose(0, 1)
+        )  # (parts, B, SUBSPACE)
         return torch.cdist(z, self.codebooks.detach(), compute_mode="donot_use_mm_for_euclid_dist").argmin(dim=2).T
 
     def prior(self, count: int, generator: torch.Generator) -> torch.Tensor | None:
@@ -142,6 +148,8 @@ class Quantised(Plain):
         rows = torch.arange(ENTRIES, device=z.device) % len(z)
         scale = z.std(dim=0, keepdim=True).transpose(0, 1)  # (parts, 1, SUBSPACE)
         self.codebooks.copy_(z[rows].transpose(0, 1) + 0.1 * scale * self.codebooks)
+        if dist.is_initialized():  # the ranks see different images, and train one model
+            dist.broadcast(self.codebooks, 0)
         self.begun.fill_(True)
 
 

@@ -87,7 +87,7 @@ class Adversarial(nn.Module):
         """Judge both."""
         shown = torch.cat([target, _Reversed.apply(output.reconstruction)])
         logits = self.score(shown)
-        real = torch.cat([torch.ones(len(target)), torch.zeros(len(target))]).to(logits.device)
+        real = torch.cat([torch.ones_like(logits[: len(target)]), torch.zeros_like(logits[len(target) :])])
         return F.binary_cross_entropy_with_logits(logits, real)
 
     def score(self, x: torch.Tensor) -> torch.Tensor:  # (B, C, H, W) -> (B,)

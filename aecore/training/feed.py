@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import CancelledError, Future, ThreadPoolExecutor
 from itertools import zip_longest
 from typing import NamedTuple, TypeVar
 
@@ -23,7 +23,9 @@ RESIDENT_SHARE = 0.25
 RESIDENT_BYTES = 256 << 20
 """... and without a GPU one of at most so much in RAM: read batch by batch, the default recipe trains 12 % slower."""
 RUN_BYTES = 1 << 20
-"""Images that lie together are read about this much at a time where the set is too large to be shuffled as a whole."""
+"""Training images that lie together are drawn about this much at a time where the set is too large to shuffle whole."""
+READ_BYTES = 64 << 20
+"""Read at a time: so soon the reader can be stopped."""
 
 
 class Batch(NamedTuple):
@@ -52,16 +54,19 @@ class Feed:
         self.positions = images.positions(split)
         self.waited = 0.0
         """Seconds that steps have waited for images that were not there yet."""
-        if batch_size < 2 * ranks.size:
-            raise UserError(
-                f"train.batch_size is {batch_size} for {ranks.size} devices: each needs two images of every batch."
-            )
+        for what, count in (("train.batch_size is", batch_size), ("there are", len(self.positions))):
+            if count < 2 * ranks.size:
+                raise UserError(
+                    f"{what} {count} images for {ranks.size} devices: each needs two images of every batch."
+                )
         each = math.prod(images.shape)
         self.window: int | None = None
         """Images in a window, whole batches; None where the set is shuffled as a whole."""
         if len(self.positions) * each > shuffle_bytes:
             self.window = max(1, int(shuffle_bytes / 2 / each) // batch_size) * batch_size
-        self.run = max(1, RUN_BYTES // each if self.window is None else min(RUN_BYTES // each, self.window // 8))
+            self.run = max(1, min(RUN_BYTES // each, self.window // 8))
+        self._chunk = max(1, READ_BYTES // each)
+        self._closed = False
         self._reader = ThreadPoolExecutor(1, thread_name_prefix="reader")
         self._coming: tuple[int, Future[np.ndarray]] | None = None  # an epoch, and the window of it being read
         self._resident: torch.Tensor | None = None
@@ -89,14 +94,19 @@ class Feed:
         lying = lying[lying < n]
         return np.concatenate([rng.permutation(lying[w : w + self.window]) for w in range(0, n, self.window)])[:used]
 
-    def epoch(self, epoch: int) -> Iterator[Batch]:
-        """Yield the epoch's batches: this rank's share of each."""
+    def close(self) -> None:
+        """Stop reading ahead and let the reader go."""
+        self._closed = True
+        self._reader.shutdown(wait=False, cancel_futures=True)
+
+    def epoch(self, epoch: int, last: bool = False) -> Iterator[Batch]:
+        """Yield the epoch's batches: this rank's share of each. After the `last` epoch nothing is read ahead."""
         order = self.order(epoch)
         if self._resident is not None:
             for whole in torch.from_numpy(order).to(self.device).split(self.batch_size):  # type: ignore[no-untyped-call]
                 yield Batch(self._mine(whole), self._share(whole))
             return
-        for rows, share in self._by_batch(order) if self.window is None else self._by_window(epoch, order):
+        for rows, share in self._by_batch(order) if self.window is None else self._by_window(epoch, order, last):
             keys = torch.from_numpy(rows)
             keys = keys.pin_memory() if self.device.type == "cuda" else keys
             yield Batch(keys.to(self.device, non_blocking=True), share)
@@ -125,7 +135,7 @@ class Feed:
                 coming = self._reader.submit(self._rows, self._mine(following))
             yield rows, self._share(batch)
 
-    def _by_window(self, epoch: int, order: np.ndarray) -> Iterator[tuple[np.ndarray, float]]:
+    def _by_window(self, epoch: int, order: np.ndarray, last: bool) -> Iterator[tuple[np.ndarray, float]]:
         """Images and share of each batch; the reader is one window ahead, also from one epoch to the next."""
         assert self.window is not None
         windows = [order[start : start + self.window] for start in range(0, len(order), self.window)]
@@ -135,17 +145,20 @@ class Feed:
             images, lying = self._awaited(self._coming[1]), np.sort(window)
             if following is not None:
                 self._coming = epoch, self._reader.submit(self._rows, np.sort(following))
-            else:
+            elif not last:
                 first = self.order(epoch + 1)[: self.window]
                 self._coming = epoch + 1, self._reader.submit(self._rows, np.sort(first))
             for batch in self._batches(window):
                 yield images[np.searchsorted(lying, self._mine(batch))], self._share(batch)
 
     def _rows(self, numbers: np.ndarray) -> np.ndarray:
-        """Images by their numbers, uint8 (m, C, H, W): a run at a time, so that no more is mapped than is kept."""
+        """Images by their numbers, uint8 (m, C, H, W)."""
         rows = np.empty((len(numbers), *self.images.shape), np.uint8)
-        for start in range(0, len(numbers), self.run):
-            rows[start : start + self.run] = self.images.rows(self.positions[numbers[start : start + self.run]])
+        for start in range(0, len(numbers), self._chunk):
+            if self._closed:
+                raise CancelledError
+            chunk = numbers[start : start + self._chunk]
+            rows[start : start + len(chunk)] = self.images.rows(self.positions[chunk])
         return rows
 
     def _awaited(self, future: Future[np.ndarray]) -> np.ndarray:

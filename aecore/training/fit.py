@@ -7,6 +7,7 @@ import dataclasses
 import math
 import sys
 import time
+from contextlib import closing
 from typing import Any, Literal
 
 import numpy as np
@@ -53,7 +54,7 @@ class TrainConfig:
     warmup_epochs: float
     """Epochs of linear warm-up; a cosine to zero follows."""
     clip_norm: float
-    """Largest norm of the gradient."""
+    """Largest norm of the model's gradient."""
     precision: Literal["auto", "fp32", "bf16"]
     """`auto` takes bf16 where the hardware multiplies in it."""
     stepping: Stepping
@@ -124,13 +125,14 @@ def fit(
         run.image(reconstruction_grid(model, images, device), "reconstructions", step=0)  # where a slider begins
 
     label = f"train {train.recipe} ({device.type}, {precision})"
-    with _bar(history.epochs, train.epochs, len(feed.order(0)), label, ranks) as bar:
+    images_an_epoch = min(len(feed.positions), feed.steps * train.batch_size)
+    with closing(feed), _bar(history.epochs, train.epochs, images_an_epoch, label, ranks) as bar:
         for epoch in range(history.epochs, train.epochs):
             started, waited = time.perf_counter(), feed.waited
             model.train()
             torch.manual_seed(_epoch_seed(seed, epoch, ranks))  # noise and corruption: carried on, drawn again
             totals, seen = dict[str, torch.Tensor](), 0.0
-            for batch in feed.epoch(epoch):
+            for batch in feed.epoch(epoch, last=epoch + 1 == train.epochs):
                 size = len(batch.keys)
                 for name, scalar in engine.step(batch).items():
                     totals[name] = totals.get(name, 0) + scalar.double() * size
@@ -235,6 +237,9 @@ def _restore(engine: Engine, state: dict[str, Any]) -> tuple[History, dict[str, 
     engine.helpers.load_state_dict(state["helpers"])
     engine.optimiser.load_state_dict(state["optimiser"])
     engine.taken = state["taken"]
+    for group in engine.optimiser.param_groups:
+        if isinstance(group["lr"], torch.Tensor):  # loaded on the CPU, where a captured graph would read it only once
+            group["lr"] = group["lr"].to(engine.device)
     return History(**state["history"]), state["best"]
 
 

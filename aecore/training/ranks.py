@@ -1,18 +1,23 @@
 """Data-parallel training: the processes that share one training, and what they tell each other.
 
 Each rank holds the whole model and takes its share of every batch; gradients are summed before they are clipped, so
-every rank takes the same step. There is no wrapper around the model: one collective a step, in plain sight.
+every rank takes the same step. There is no wrapper around the model: a step's one collective stands in plain sight.
+
+What is a mean over images is then what one process would have computed. What is not (batch normalisation on CPUs, see
+`synchronise`; the loss `masked`; the penalties l1, decorrelation and adversarial; the Wasserstein bottleneck) is taken
+of each share by itself and averaged.
 """
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import subprocess
 import sys
 import tempfile
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -24,6 +29,8 @@ from aecore.config import UserError, WorkFailed
 
 RESTARTS = 3
 """How often a training whose process dies is carried on from its last checkpoint before it is given up."""
+GRACE = 5
+"""Seconds that the other ranks have to end by themselves once one has left its verdict."""
 VERDICT = "AECORE_VERDICT"
 """Names the file in which a rank leaves the sentence that ends the training: an error that a restart would repeat."""
 
@@ -54,9 +61,11 @@ class Ranks:
     def agree(self, model: nn.Module) -> None:
         """Replace running statistics, which each rank gathered from its own share, by their mean over the ranks."""
         if self.size > 1:
-            running = [buffer for buffer in model.buffers() if buffer.is_floating_point()]
+            names = ("running_mean", "running_var")
+            running = [buffer for name, buffer in model.named_buffers() if name.endswith(names)]
             self.sum(running)
-            torch._foreach_div_(running, self.size)
+            for buffer in running:
+                buffer /= self.size
 
 
 ALONE = Ranks()
@@ -73,21 +82,26 @@ def joined(device: torch.device) -> Iterator[tuple[Ranks, torch.device]]:
         device = torch.device("cuda", int(os.environ["LOCAL_RANK"]))
         torch.cuda.set_device(device)
     dist.init_process_group("nccl" if device.type == "cuda" else "gloo")
-    try:
-        yield Ranks(dist.get_rank(), size), device
-    finally:
-        dist.destroy_process_group()
+    yield Ranks(dist.get_rank(), size), device
+    dist.destroy_process_group()  # only in peace: after an error it could wait for ranks that wait for this one
 
 
 @contextmanager
 def leaving_a_verdict() -> Iterator[None]:
-    """Inside ranks that `start` began: leave a UserError's sentence for it, and end in peace so that none restarts."""
+    """Inside ranks that `start` began: leave the sentence of an error that a restart would repeat, and end quietly."""
     try:
         yield
-    except UserError as error:
-        if VERDICT not in os.environ:
+    except (UserError, OSError) as error:
+        if VERDICT not in os.environ or isinstance(error, ConnectionError):  # a rank lost another one
             raise
-        Path(os.environ[VERDICT]).write_text(str(error))
+        where = f" at {error.filename}" if isinstance(error, OSError) and error.filename else ""
+        said = f"{error.strerror}{where}" if isinstance(error, OSError) else str(error)
+        verdict = Path(os.environ[VERDICT])
+        own = verdict.with_suffix(f".{os.getpid()}")
+        own.write_text(json.dumps({"status": getattr(error, "exit_status", 1), "sentence": said}))
+        own.replace(verdict)
+        sys.stderr.flush()
+        os._exit(0)  # the other ranks may wait for this one: whoever started us ends them
 
 
 def started_by_torchrun() -> bool:
@@ -110,7 +124,7 @@ def start(devices: int, threads: int, arguments: Sequence[str]) -> None:
 
     A rank that dies takes the others down, and all carry on from the last checkpoint, RESTARTS times at most: under a
     new torchrun, because ranks restarted by the old one now and then wait for each other's dead predecessors (gloo).
-    Raises WorkFailed with the sentence that a rank left, or where they kept dying.
+    Raises what a rank left as its verdict, and WorkFailed where they kept dying.
     """
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={devices}",
                "-m", "aecore", *arguments]  # fmt: skip
@@ -120,9 +134,10 @@ def start(devices: int, threads: int, arguments: Sequence[str]) -> None:
             verdict = Path(folder) / "verdict"
             environment = os.environ | {VERDICT: str(verdict), "OMP_NUM_THREADS": str(threads)}
             for left in range(RESTARTS, -1, -1):
-                status = _wait(subprocess.Popen(command, env=environment))
+                status = _wait(subprocess.Popen(command, env=environment), verdict)
                 if verdict.is_file():
-                    raise WorkFailed(verdict.read_text())
+                    said = json.loads(verdict.read_text())
+                    raise (UserError if said["status"] == UserError.exit_status else WorkFailed)(said["sentence"])
                 if not status:
                     return
                 print(f"a process of the training died; {left} restarts are left", file=sys.stderr)
@@ -132,10 +147,15 @@ def start(devices: int, threads: int, arguments: Sequence[str]) -> None:
                      "from the last checkpoint.")  # fmt: skip
 
 
-def _wait(torchrun: subprocess.Popen[bytes]) -> int:
-    """Its exit status; where this process is told to stop, so is torchrun, which ends its ranks."""
+def _wait(torchrun: subprocess.Popen[bytes], verdict: Path) -> int:
+    """Its exit status. Where this process is told to stop, or a rank has left its verdict, torchrun ends the ranks."""
     try:
-        return torchrun.wait()
+        while not verdict.is_file():
+            with suppress(subprocess.TimeoutExpired):
+                return torchrun.wait(0.5)
+        with suppress(subprocess.TimeoutExpired):
+            return torchrun.wait(GRACE)
+        return 0
     finally:
         if torchrun.poll() is None:
             torchrun.terminate()

@@ -34,13 +34,17 @@ def choose_stepping(stepping: Stepping, device: torch.device, values: float, ran
 def compiled(function: Callable[..., Any]) -> Callable[..., Any]:
     """`function` through torch.compile, or as it is where that fails; random draws are torch's own either way."""
     quick = torch.compile(function, dynamic=False, options={"fallback_random": True})
+    both = torch._functorch.config.patch(force_non_lazy_backward_lowering=True)  # backward too, here and not later
 
     def call(*arguments: Any) -> Any:
         nonlocal quick
         if quick is not function:
             try:
-                return quick(*arguments)
-            except Exception as error:  # a compiler fails in ways of its own, and never changes the arguments
+                with both:
+                    return quick(*arguments)
+            except torch.OutOfMemoryError:
+                raise
+            except Exception as error:  # a compiler fails in ways of its own, before anything is computed
                 _say("compiled", error)
                 quick = function
         return function(*arguments)
@@ -59,6 +63,7 @@ class Captured:
 
     def __init__(self, step: Step) -> None:
         self.step, self.taken = step, 0
+        self.side: torch.cuda.Stream | None = None
         self.graph: torch.cuda.CUDAGraph | None = None
         self.failed = False
 
@@ -68,11 +73,11 @@ class Captured:
             return self.step(keys, share)
         if self.taken < self.WARM_UP:
             self.taken += 1
-            side = torch.cuda.Stream()  # type: ignore[no-untyped-call]
-            side.wait_stream(torch.cuda.current_stream())
-            with torch.cuda.stream(side):
+            self.side = self.side or torch.cuda.Stream()  # type: ignore[no-untyped-call]
+            self.side.wait_stream(torch.cuda.current_stream())
+            with torch.cuda.stream(self.side):
                 scalars = self.step(keys, share)
-            torch.cuda.current_stream().wait_stream(side)
+            torch.cuda.current_stream().wait_stream(self.side)
             return scalars
         if self.graph is None:
             try:
@@ -88,9 +93,12 @@ class Captured:
 
     def _capture(self, keys: torch.Tensor, share: float) -> None:
         self.keys = keys.clone()
-        graph = torch.cuda.CUDAGraph()
-        with torch.cuda.graph(graph):
-            self.scalars = self.step(self.keys, share)
+        graph, before = torch.cuda.CUDAGraph(), torch.cuda.current_stream()
+        try:
+            with torch.cuda.graph(graph):
+                self.scalars = self.step(self.keys, share)
+        finally:
+            torch.cuda.set_stream(before)  # where capturing fails, torch leaves its own stream behind
         self.graph = graph
 
 

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import time
+from concurrent.futures import CancelledError
 from pathlib import Path
 
 import numpy as np
@@ -21,7 +22,7 @@ def fed(feed: Feed, epoch: int) -> list[np.ndarray]:
 
 
 @pytest.mark.parametrize("shuffle_bytes", [np.inf, 64 * EACH, EACH], ids=["whole", "windows", "smallest"])
-@pytest.mark.parametrize("resident", [True, False])
+@pytest.mark.parametrize("resident", [True, False], ids=["resident", "read"])
 def test_batches_are_the_images_in_the_order_told(
     workspace: Path, monkeypatch: pytest.MonkeyPatch, shuffle_bytes: float, resident: bool
 ) -> None:
@@ -74,7 +75,10 @@ def test_ranks_share_every_batch(workspace: Path, shuffle_bytes: float, size: in
     images = Images.open()
     alone = fed(Feed(images, "train", 10, 0, CPU, shuffle_bytes), 0)
     feeds = [Feed(images, "train", 10, 0, CPU, shuffle_bytes, Ranks(rank, size)) for rank in range(size)]
-    for whole, *parts in zip(alone, *[feed.epoch(0) for feed in feeds], strict=False):
+    shared = [list(feed.epoch(0)) for feed in feeds]
+    whole_batches = len(feeds[0].positions) // 10
+    assert min(map(len, [alone, *shared])) >= whole_batches > 5
+    for whole, *parts in zip(alone[:whole_batches], *[batches[:whole_batches] for batches in shared], strict=True):
         assert sum(part.share for part in parts) == pytest.approx(1)
         for rank, (feed, part) in enumerate(zip(feeds, parts, strict=True)):
             np.testing.assert_array_equal(feed.gather(part.keys).numpy(), whole[rank::size])
@@ -82,8 +86,25 @@ def test_ranks_share_every_batch(workspace: Path, shuffle_bytes: float, size: in
 
 
 def test_a_batch_too_small_for_its_ranks_is_refused(workspace: Path) -> None:
-    with pytest.raises(UserError, match=r"train\.batch_size is 5 for 3 devices"):
+    with pytest.raises(UserError, match=r"train\.batch_size is 5 images for 3 devices"):
         Feed(Images.open(), "train", 5, 0, CPU, ranks=Ranks(0, 3))
+    with pytest.raises(UserError, match=r"there are \d+ images for 100 devices"):
+        Feed(Images.open(), "train", 1000, 0, CPU, ranks=Ranks(0, 100))
+
+
+def test_after_the_last_epoch_nothing_is_read_ahead_and_a_closed_feed_stops(workspace: Path) -> None:
+    feed = Feed(Images.open(), "train", 8, 0, CPU, 64 * EACH)
+    epochs = feed.epoch(0, last=True)
+    next(epochs)
+    assert feed._coming is not None
+    assert feed._coming[0] == 0
+    list(epochs)
+    assert feed._coming[0] == 0  # not the first window of the next
+    feed.close()
+    with pytest.raises(CancelledError):
+        feed._rows(np.arange(3))
+    with pytest.raises(RuntimeError, match="shutdown"):
+        next(feed.epoch(1))
 
 
 @pytest.mark.parametrize("shuffle_bytes", [np.inf, 64 * EACH])

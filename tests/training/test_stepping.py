@@ -82,6 +82,21 @@ def test_what_cannot_be_compiled_is_said_once_and_taken_eagerly(monkeypatch, cap
     same("compiled", CPU, 0)
 
 
+def test_a_backward_pass_that_cannot_be_compiled_is_taken_eagerly_too(monkeypatch, capsys) -> None:
+    from torch._dynamo.backends.common import aot_autograd
+
+    def refuse(graph, inputs):
+        raise RuntimeError("no code for this backward")
+
+    backend = aot_autograd(fw_compiler=lambda graph, inputs: graph, bw_compiler=refuse)
+    ours = torch.compile
+    monkeypatch.setattr(torch, "compile", lambda function, dynamic, options: ours(function, backend=backend))
+    x = torch.arange(3.0, requires_grad=True)
+    compiled(lambda x: (x**2).sum())(x).backward()
+    assert torch.equal(x.grad, 2 * torch.arange(3.0))
+    assert "cannot be compiled here" in capsys.readouterr().err
+
+
 def test_what_cannot_be_captured_is_said_once_and_taken_eagerly(monkeypatch, capsys) -> None:
     def refuse(self: Captured, keys: torch.Tensor, share: float) -> None:
         raise RuntimeError("operation not permitted when stream is capturing")
