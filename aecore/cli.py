@@ -61,6 +61,10 @@ def _run(options: argparse.Namespace) -> None:
         from aecore.search import query
 
         query.run(options.images, options.id, options.k, options.json, options.montage, options.where)
+    elif options.command == "duplicates":
+        from aecore.search import duplicates
+
+        duplicates.run(options.distance, options.json, options.montage, options.n)
     elif options.command == "inspect":
         from aecore.search import query
 
@@ -130,6 +134,17 @@ def _parser() -> argparse.ArgumentParser:
     )  # fmt: skip
     query.add_argument("--json", action="store_true", help="stable JSON instead of a table")
     query.add_argument("--montage", type=Path, metavar="OUT.png", help="also draw queries and neighbours")
+
+    duplicates = commands.add_parser(
+        "duplicates", help="find near-duplicates, and those that straddle training and test", description="Group the "
+        "images whose codes are as near to each other as a copy saved again as JPEG is to its original, in the "
+        "published copy when there is one, else in the workspace; files with exactly the same pixels apart."
+    )  # fmt: skip
+    duplicates.add_argument("--distance", type=float, help="largest distance of two images of a group (default: what "
+                            "half of some images have when saved again)")  # fmt: skip
+    duplicates.add_argument("-n", type=int, default=20, help="groups shown and drawn (default: 20)")
+    duplicates.add_argument("--json", action="store_true", help="all of them, as stable JSON")
+    duplicates.add_argument("--montage", type=Path, metavar="OUT.png", help="also draw them, a line a group")
 
     inspect = commands.add_parser("inspect", help="say what is known of indexed images, or save one as PNG")
     inspect.add_argument("--id", help="the image (without it: how many there are, and the first few)")

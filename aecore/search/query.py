@@ -92,12 +92,14 @@ def run(
         positions = np.array([searcher.position(int(i)) for i in found.ids.ravel()])
         seen = searcher.images.rows(positions).reshape(*found.ids.shape, *searcher.images.shape)
         asked = _asked_pixels(searcher, queries, images, wanted)
-        draw_montage(queries.names, asked, rows, seen).save(montage, format="PNG")
+        captions = [[[f"{neighbour['similarity']:.3f}", _label(neighbour)] for neighbour in row] for row in rows]
+        named = [["query", Path(name).name] for name in queries.names]
+        draw_montage(named, asked, captions, seen).save(montage, format="PNG")
         print(f"aecore query: drew {montage}", file=sys.stderr)
     if as_json:
         given = [(printable(str(path)), None) for path in images] + [(None, str(item_id)) for item_id in wanted]
         answer = {
-            "source": {"kind": source.kind, "path": str(source.directory), "digests": _digests(searcher.manifest)},
+            "source": {"kind": source.kind, "path": str(source.directory), "digests": digests(searcher.manifest)},
             "metric": searcher.metric,
             "where": where,
             "k": found.ids.shape[1],
@@ -153,9 +155,9 @@ def table(name: str, neighbours: list[dict[str, Any]]) -> str:
 
 
 def draw_montage(
-    names: Sequence[str], asked: np.ndarray, neighbours: list[list[dict[str, Any]]], pixels: np.ndarray
+    names: Sequence[Sequence[str]], asked: np.ndarray, captions: list[list[list[str]]], pixels: np.ndarray
 ) -> Image.Image:
-    """A row for each query: the query, then its neighbours with similarity and label beneath.
+    """A row for each query: the query, then others, as many as have captions; two lines of text beneath each.
 
     `asked`: uint8 (q, C, H, W), `pixels`: uint8 (q, k, C, H, W). The picture is 2 PAD + (k + 1) (cell + PAD) wide and
     PAD + q (height + CAPTION + PAD) high; images are enlarged by a whole factor to about CELL pixels, and a cell is
@@ -176,12 +178,11 @@ def draw_montage(
                 line = line[:-2].rstrip("…") + "…"
             draw.text((x, y + height + 2 + number * (CAPTION // 2 - 1)), line, "black", font)
 
-    for q, row in enumerate(neighbours):
+    for q, row in enumerate(captions):
         y = PAD + q * (height + CAPTION + PAD)
-        place(PAD, y, asked[q], ["query", Path(names[q]).name])
-        for column, neighbour in enumerate(row):
-            x = 2 * PAD + (column + 1) * (cell + PAD)
-            place(x, y, pixels[q, column], [f"{neighbour['similarity']:.3f}", _label(neighbour)])
+        place(PAD, y, asked[q], names[q])
+        for column, lines in enumerate(row):
+            place(2 * PAD + (column + 1) * (cell + PAD), y, pixels[q, column], lines)
     line = PAD + cell + PAD
     draw.line([(line, PAD), (line, canvas.height - PAD)], "grey")
     return canvas
@@ -231,7 +232,8 @@ def _neighbour(searcher: Searcher, found: Neighbours, query: int, rank: int) -> 
     }
 
 
-def _digests(index: Manifest) -> dict[str, str]:
+def digests(index: Manifest) -> dict[str, str]:
+    """The digests of all that an index rests on, and its own, by kind."""
     return {**{kind: index.sources[kind] for kind in PARTS if kind != "index"}, "index": index.digest}
 
 

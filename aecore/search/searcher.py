@@ -148,6 +148,10 @@ class Searcher:
             )
         return int(self._order[place])
 
+    def positions(self, ids: np.ndarray) -> np.ndarray:
+        """Positions of indexed images by their ids, int64 of any shape."""
+        return self._order[np.searchsorted(self._sorted, ids)]
+
     def vector(self, item_id: int) -> np.ndarray:
         """The stored raw code of an image, float32 (dim,)."""
         position = self.position(item_id)

@@ -119,8 +119,8 @@ def test_the_montage_has_its_size_and_shows_the_images(workspace: Path, capsys: 
     ("shape", "cell", "height"), [((3, 64, 32), 96, 128), ((1, 200, 100), 100, 200), ((3, 8, 300), 300, 8)]
 )
 def test_montages_of_other_shapes(shape: tuple[int, ...], cell: int, height: int) -> None:
-    neighbour = {"similarity": 0.5, "label": 3, "label_name": "a name that is much too long for one small cell"}
-    picture = query.draw_montage(["q.png"], np.zeros((1, *shape), np.uint8), [[neighbour] * 2],
+    lines = ["0.500", "a name that is much too long for one small cell"]
+    picture = query.draw_montage([["query", "q.png"]], np.zeros((1, *shape), np.uint8), [[lines] * 2],
                                  np.zeros((1, 2, *shape), np.uint8))  # fmt: skip
     assert picture.size == (2 * PAD + 3 * (cell + PAD), PAD + height + CAPTION + PAD)
 

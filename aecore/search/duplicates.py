@@ -1,0 +1,200 @@
+"""The `duplicates` command: groups of images whose codes are as near to each other as a re-saved copy to its original.
+
+`--json` prints one object, stable for other programs (ids are strings):
+
+    {"source": as in `query`, "metric": "cosine" | "l2", "threshold": number,
+     "exact": [{"id": …, "path": …, "copies": [path, …]}, …]      files whose prepared pixels are the same: one item,
+     "near": [{"distance": the longest link that holds the group together,
+               "leak": whether it has both a training and a test image,
+               "images": [{"id": …, "path": …, "label": …, "label_name": …, "split": …}, …]}, …]}
+
+Groups come closest first, then largest first. They are linked pair by pair, so the ends of a chain may be far apart.
+"""
+
+from __future__ import annotations
+
+import io
+import json
+import sys
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+from PIL import Image
+from tqdm import tqdm
+
+from aecore.config import UserError
+from aecore.search.query import digests, draw_montage
+from aecore.search.searcher import Searcher, Source
+
+BLOCK = 1_024
+"""Images whose neighbours are looked for at a time."""
+RESAVED = 256
+"""Images that are saved again to learn how far apart a copy and its original are."""
+QUALITY = 75
+"""Of the JPEG they are saved as: PIL's default."""
+SHARE = 50
+"""Per cent of those copies that are nearer to their originals than the threshold."""
+SHOWN = 8
+"""Images of a group in a line of the montage."""
+
+
+class Pairs(NamedTuple):
+    """Pairs of images; n of them."""
+
+    a: np.ndarray
+    """Positions, int64 (n,)."""
+    b: np.ndarray
+    """Positions, int64 (n,), each larger than its `a`."""
+    distance: np.ndarray
+    """float32 (n,)."""
+
+
+def near_pairs(searcher: Searcher, threshold: float) -> Pairs:
+    """Every pair of images at most `threshold` apart, as far as the index finds them; a block of queries at a time."""
+    found: list[Pairs] = []
+    bar = tqdm(total=searcher.count, desc="duplicates", unit=" images", unit_scale=True,
+               mininterval=0.5 if sys.stderr.isatty() else 10)  # fmt: skip
+    with bar:
+        for first, shard in searcher.embeddings.shards():
+            for start in range(0, len(shard), BLOCK):
+                vectors = np.array(shard[start : start + BLOCK])
+                found += _near(searcher, vectors, first + start + np.arange(len(vectors)), threshold)
+                bar.update(len(vectors))
+    a, b, distance = (np.concatenate(arrays) for arrays in zip(*found, strict=True))
+    low, high = np.minimum(a, b), np.maximum(a, b)
+    _, once = np.unique(np.stack([low, high]), axis=1, return_index=True)  # each was found from both of its ends
+    return Pairs(low[once], high[once], distance[once])
+
+
+def _near(searcher: Searcher, vectors: np.ndarray, positions: np.ndarray, threshold: float) -> list[Pairs]:
+    """The pairs of these images; asks for more neighbours where all that came were near."""
+    found, k = [], 8
+    while len(vectors):
+        neighbours = searcher.search(vectors, k)
+        near = neighbours.distance <= threshold
+        rows, columns = np.nonzero(near)
+        others = searcher.positions(neighbours.ids[rows, columns])
+        different = others != positions[rows]
+        found.append(
+            Pairs(positions[rows][different], others[different], neighbours.distance[rows, columns][different])
+        )
+        more = near[:, -1] & (near.shape[1] < searcher.count)
+        vectors, positions, k = vectors[more], positions[more], 4 * k
+    return found
+
+
+def groups(pairs: Pairs, count: int) -> list[tuple[np.ndarray, float]]:
+    """The connected groups of two or more of `count` images: positions ascending, and the longest link needed.
+
+    That is the longest edge of the group's minimum spanning tree. Closest first, then largest, then by first position.
+    """
+    from scipy.sparse import coo_array
+    from scipy.sparse.csgraph import connected_components, minimum_spanning_tree
+
+    length = pairs.distance.astype(np.float64) + 1e-12  # a sparse zero would be no edge
+    tree = minimum_spanning_tree(coo_array((length, (pairs.a, pairs.b)), shape=(count, count)).tocsr()).tocoo()
+    _, group = connected_components(tree, directed=False)
+    longest = np.zeros(count)
+    np.maximum.at(longest, group[tree.row], tree.data - 1e-12)
+    members = np.flatnonzero(np.bincount(group, minlength=count)[group] > 1)
+    members = members[np.argsort(group[members], kind="stable")]
+    parts = np.split(members, np.flatnonzero(np.diff(group[members])) + 1) if len(members) else []
+    found = [(part, float(longest[group[part[0]]])) for part in parts]
+    return sorted(found, key=lambda entry: (entry[1], -len(entry[0]), entry[0][0]))
+
+
+def resaved_distance(searcher: Searcher, source: Source) -> float:
+    """The distance below which SHARE per cent of images find themselves saved again as JPEG of QUALITY."""
+    from aecore.embedding import Encoder
+
+    encoder = Encoder.load(source.path("model"), "cpu")
+    positions = np.unique(np.linspace(0, searcher.count - 1, RESAVED).astype(np.int64))
+    pixels = searcher.images.rows(positions)
+    copies = encoder.encode(np.stack([_resaved(image) for image in pixels]))
+    alone = [searcher.search(copies[i : i + 1], 1, positions[i : i + 1]) for i in range(len(positions))]
+    return float(np.percentile([found.distance[0, 0] for found in alone], SHARE))
+
+
+def run(
+    distance: float | None = None, as_json: bool = False, montage: Path | None = None, shown: int = 20,
+    root: Path = Path(),
+) -> None:  # fmt: skip
+    """Print the groups; `montage` receives a picture of the first `shown` of them.
+
+    Raises UserError for a negative distance and a place where the montage cannot be written, and as `Searcher.open`.
+    """
+    if distance is not None and not distance >= 0:
+        raise UserError(f"--distance is {distance}; expected 0 or more.")
+    if montage is not None and (montage.is_dir() or not montage.parent.is_dir()):
+        raise UserError(f"{montage} cannot be written: its folder must exist, and it must not be one itself.")
+    source = Source.find(root)
+    print(f"aecore duplicates: asking {source}", file=sys.stderr)
+    searcher = Searcher.open(source.path("index"), source.path("embeddings"), source.path("data"))
+    threshold = resaved_distance(searcher, source) if distance is None else distance
+    found = groups(near_pairs(searcher, threshold), searcher.count)
+    exact = _exact(searcher)
+    near = [_told(searcher, positions, longest) for positions, longest in found]
+    if montage is not None and near:
+        _drawn(searcher, found[:shown], near[:shown]).save(montage, format="PNG")
+        print(f"aecore duplicates: drew {montage}", file=sys.stderr)
+    if as_json:
+        asked = {"kind": source.kind, "path": str(source.directory), "digests": digests(searcher.manifest)}
+        answer = {"source": asked, "metric": searcher.metric, "threshold": threshold, "exact": exact, "near": near}
+        print(json.dumps(answer, indent=2, allow_nan=False))
+        return
+    why = f"where {SHARE} % of some images find themselves saved again as JPEG" if distance is None else "as asked"
+    leaks = sum(group["leak"] for group in near)
+    images = sum(len(group["images"]) for group in near)
+    print(f"{len(exact):,} images with exact copies, {sum(len(e['copies']) for e in exact):,} copies in all")
+    print(f"{len(near):,} groups of {images:,} near-duplicates within distance {threshold:.6f} ({why})")
+    print(f"{leaks:,} of them have both a training and a test image")
+    for number, group in enumerate(near[:shown], start=1):
+        print(f"\n{number}. {len(group['images'])} images, longest link {group['distance']:.6f}"
+              + (", training and test" if group["leak"] else ""))  # fmt: skip
+        for row in group["images"][: 2 * SHOWN]:
+            print(f"{row['id']:>21}  {row['split']:<10}  {row['label_name'] or '':<14}  {row['path']}".rstrip())
+        if len(group["images"]) > 2 * SHOWN:
+            print(f"{'…':>21}  and {len(group['images']) - 2 * SHOWN:,} more")
+    if len(near) > shown:
+        print(f"\n… and {len(near) - shown:,} more groups: -n {len(near)}, or --json")
+
+
+def _exact(searcher: Searcher) -> list[dict[str, Any]]:
+    """Files whose prepared pixels are an item's own: `prepare` found them."""
+    import pyarrow.parquet as pq
+
+    copies: dict[int, list[str]] = {}
+    for row in pq.read_table(searcher.images.directory / "aliases.parquet", columns=["item", "path"]).to_pylist():
+        copies.setdefault(row["item"], []).append(row["path"])
+    return [
+        {"id": str(item), "path": searcher.item(item)["path"], "copies": sorted(paths)}
+        for item, paths in sorted(copies.items(), key=lambda entry: (-len(entry[1]), entry[0]))
+    ]
+
+
+def _told(searcher: Searcher, positions: np.ndarray, longest: float) -> dict[str, Any]:
+    rows = searcher.images.items.take(positions).select(["id", "path", "label", "label_name", "split"]).to_pylist()
+    splits = {row["split"] for row in rows}
+    images = [{**row, "id": str(row["id"])} for row in rows]
+    return {"distance": round(longest, 6), "leak": {"train", "test"} <= splits, "images": images}
+
+
+def _drawn(searcher: Searcher, found: list[tuple[np.ndarray, float]], near: list[dict[str, Any]]) -> Image.Image:
+    """A line a group: its first images, up to SHOWN, with split and label beneath."""
+    pixels = np.zeros((len(near), SHOWN, *searcher.images.shape), np.uint8)
+    for row, (positions, _) in enumerate(found):
+        pixels[row, : len(positions[:SHOWN])] = searcher.images.rows(positions[:SHOWN])
+    captions = [
+        [[image["split"], str(image["label_name"] or "")] for image in group["images"][:SHOWN]] for group in near
+    ]
+    first = [[f"1 of {len(group['images'])}", caption[0][0]] for group, caption in zip(near, captions, strict=True)]
+    return draw_montage(first, pixels[:, 0], [caption[1:] for caption in captions], pixels[:, 1:])
+
+
+def _resaved(image: np.ndarray) -> np.ndarray:
+    """uint8 (C, H, W) through JPEG and back."""
+    file = io.BytesIO()
+    Image.fromarray(image[0] if len(image) == 1 else np.moveaxis(image, 0, -1)).save(file, "JPEG", quality=QUALITY)
+    again = np.asarray(Image.open(file))
+    return again[None] if again.ndim == 2 else np.moveaxis(again, -1, 0)
