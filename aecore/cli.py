@@ -65,6 +65,10 @@ def _run(options: argparse.Namespace) -> None:
         from aecore.search import duplicates
 
         duplicates.run(options.distance, options.json, options.montage, options.n)
+    elif options.command == "outliers":
+        from aecore.search import outliers
+
+        outliers.run(options.n, options.json, options.montage)
     elif options.command == "inspect":
         from aecore.search import query
 
@@ -145,6 +149,16 @@ def _parser() -> argparse.ArgumentParser:
     duplicates.add_argument("-n", type=int, default=20, help="groups shown and drawn (default: 20)")
     duplicates.add_argument("--json", action="store_true", help="all of them, as stable JSON")
     duplicates.add_argument("--montage", type=Path, metavar="OUT.png", help="also draw them, a line a group")
+
+    outliers = commands.add_parser(
+        "outliers", help="find the images least like the others, and those the model cannot paint", description="Rank "
+        "the images by the mean distance to their ten nearest and by the error of their reconstruction, in the "
+        "published copy when there is one, else in the workspace."
+    )  # fmt: skip
+    outliers.add_argument("-n", type=int, default=10, help="images of each ranking (default: 10)")
+    outliers.add_argument("--json", action="store_true", help="stable JSON instead of a table")
+    outliers.add_argument("--montage", type=Path, metavar="OUT.png", help="also draw each, its reconstruction and its "
+                          "nearest images")  # fmt: skip
 
     inspect = commands.add_parser("inspect", help="say what is known of indexed images, or save one as PNG")
     inspect.add_argument("--id", help="the image (without it: how many there are, and the first few)")

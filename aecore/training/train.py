@@ -34,6 +34,7 @@ def main() -> None:
 
     Where `train.devices` asks for several processes, this one only starts them and waits.
     """
+    begun = time.perf_counter()
     runtime, train = config.section(Runtime, "run"), config.section(TrainConfig, "train")
     recipe = read_recipe(train.recipe, train.overrides)
     images = Images.open()
@@ -50,12 +51,13 @@ def main() -> None:
         start(train.devices, max(1, runtime.threads // train.devices), ["train"])
     else:
         with joined(device) as (ranks, own), leaving_a_verdict():
-            _train(model, images, train, runtime, own, ranks)
+            _train(model, images, train, runtime, own, ranks, begun)
 
 
 def _train(
-    model: Autoencoder, images: Images, train: TrainConfig, runtime: Runtime, device: torch.device, ranks: Ranks
-) -> None:
+    model: Autoencoder, images: Images, train: TrainConfig, runtime: Runtime, device: torch.device, ranks: Ranks,
+    begun: float,
+) -> None:  # fmt: skip
     threads = max(1, runtime.threads // ranks.size)
     torch.set_num_threads(threads)
     keep_freed_memory()
@@ -110,8 +112,9 @@ def _train(
         run.log({key: float(value) for key, value in summary.items()})
         run.model(config.MODEL, manifest, best)
         saved.discard()
+    took = f"{history.seconds:.0f} s of {time.perf_counter() - begun:.0f} in all"
     print(
-        f"trained {train.recipe} ({summary['parameters']:,} parameters) in {history.seconds:.0f} s: validation MSE "
+        f"trained {train.recipe} ({summary['parameters']:,} parameters) in {took}: validation MSE "
         f"{best['best_validation_mse']:.5f} at epoch {summary['best_epoch']}; weights {manifest.digest[:12]}"
     )
 
