@@ -148,6 +148,10 @@ def run(
     images = sum(len(group["images"]) for group in near)
     print(f"{len(exact):,} images with exact copies, {sum(len(e['copies']) for e in exact):,} copies in all")
     print(f"{len(near):,} groups of {images:,} near-duplicates within distance {threshold:.6f} ({why})")
+    if not near:
+        drawn = "; nothing was drawn" if montage is not None else ""
+        print(f"No two images are so near{drawn}: --distance {4 * threshold or 1e-3:.4g} looks further.")
+        return
     print(f"{leaks:,} of them have both a training and a test image")
     for number, group in enumerate(near[:shown], start=1):
         print(f"\n{number}. {len(group['images'])} images, longest link {group['distance']:.6f}"
