@@ -19,8 +19,9 @@ from pathlib import Path
 
 import numpy as np
 import torch
+import trainers
 from contest import Clock, Contestant, Result, compete, markdown, write
-from pile import Files, Pile, floats, loader, make_pile
+from pile import Files, floats, loader, make_pile
 from torch.utils.data import DataLoader, TensorDataset
 from trainers import BASE, reference
 
@@ -38,14 +39,8 @@ READING, DECODING = "reading shards alone", "decoding files alone"
 COLUMNS = ("contestant", "images/s", f"times {BASE}", "of its floor", "peak MB", "largest difference")
 
 
-@dataclasses.dataclass(frozen=True)
-class Task:
-    """What every contestant is given."""
-
-    pile: Pile
-    batch: int
-    device: str
-    workers: int
+class Task(trainers.Task):
+    """What every contestant is given: also where the model and its vectors lie."""
 
     @property
     def model(self) -> Path:

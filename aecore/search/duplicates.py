@@ -24,7 +24,7 @@ from PIL import Image
 from tqdm import tqdm
 
 from aecore.config import UserError
-from aecore.search.query import digests, draw_montage
+from aecore.search.montage import check_writable, draw_montage
 from aecore.search.searcher import Searcher, Source
 
 BLOCK = 1_024
@@ -126,8 +126,7 @@ def run(
     """
     if distance is not None and not distance >= 0:
         raise UserError(f"--distance is {distance}; expected 0 or more.")
-    if montage is not None and (montage.is_dir() or not montage.parent.is_dir()):
-        raise UserError(f"{montage} cannot be written: its folder must exist, and it must not be one itself.")
+    check_writable(montage)
     source = Source.find(root)
     print(f"aecore duplicates: asking {source}", file=sys.stderr)
     searcher = Searcher.open(source.path("index"), source.path("embeddings"), source.path("data"))
@@ -139,8 +138,13 @@ def run(
         _drawn(searcher, found[:shown], near[:shown]).save(montage, format="PNG")
         print(f"aecore duplicates: drew {montage}", file=sys.stderr)
     if as_json:
-        asked = {"kind": source.kind, "path": str(source.directory), "digests": digests(searcher.manifest)}
-        answer = {"source": asked, "metric": searcher.metric, "threshold": threshold, "exact": exact, "near": near}
+        answer = {
+            "source": source.told(searcher.manifest),
+            "metric": searcher.metric,
+            "threshold": threshold,
+            "exact": exact,
+            "near": near,
+        }
         print(json.dumps(answer, indent=2, allow_nan=False))
         return
     why = f"where {SHARE} % of some images find themselves saved again as JPEG" if distance is None else "as asked"

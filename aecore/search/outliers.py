@@ -22,7 +22,7 @@ import numpy as np
 from tqdm import tqdm
 
 from aecore.config import UserError
-from aecore.search.query import digests, draw_montage
+from aecore.search.montage import check_writable, draw_montage
 from aecore.search.searcher import Searcher, Source
 
 if TYPE_CHECKING:
@@ -78,8 +78,7 @@ def run(n: int = 10, as_json: bool = False, montage: Path | None = None, root: P
     """
     if n < 1:
         raise UserError(f"-n is {n}; expected 1 or more.")
-    if montage is not None and (montage.is_dir() or not montage.parent.is_dir()):
-        raise UserError(f"{montage} cannot be written: its folder must exist, and it must not be one itself.")
+    check_writable(montage)
     from aecore.embedding import Encoder
 
     source = Source.find(root)
@@ -95,8 +94,7 @@ def run(n: int = 10, as_json: bool = False, montage: Path | None = None, root: P
         _drawn(searcher, encoder, shown, [*far, *unlike]).save(montage, format="PNG")
         print(f"aecore outliers: drew {montage}", file=sys.stderr)
     if as_json:
-        asked = {"kind": source.kind, "path": str(source.directory), "digests": digests(searcher.manifest)}
-        answer = {"source": asked, "metric": searcher.metric, "count": searcher.count}
+        answer = {"source": source.told(searcher.manifest), "metric": searcher.metric, "count": searcher.count}
         print(json.dumps(answer | {"far": far, "unlike_reconstruction": unlike}, indent=2, allow_nan=False))
         return
     print(f"Farthest from their {NEIGHBOURS} nearest, of {searcher.count:,} images:")

@@ -26,21 +26,14 @@ from pathlib import Path
 from typing import Any, NamedTuple, cast
 
 import numpy as np
-from PIL import Image, ImageDraw, ImageFont
 
 from aecore import artifact
-from aecore.artifact import Manifest
 from aecore.config import UserError
 from aecore.data.decode import Preparation, decode
 from aecore.data.entry import printable
 from aecore.search.filters import matching
-from aecore.search.searcher import PARTS, Neighbours, Searcher, Source
-
-CELL = 96
-"""Pixels: smaller images are scaled up to about this in a montage."""
-PAD = 6
-CAPTION = 32
-"""Pixels beneath an image: two lines."""
+from aecore.search.montage import check_writable, draw_montage, picture
+from aecore.search.searcher import Neighbours, Searcher, Source
 
 
 class Queries(NamedTuple):
@@ -74,8 +67,7 @@ def run(
         raise UserError("there is nothing to look for: give image files, or --id ID.")
     if k < 1:
         raise UserError(f"-k is {k}; expected 1 or more.")
-    if montage is not None and (montage.is_dir() or not montage.parent.is_dir()):
-        raise UserError(f"{montage} cannot be written: its folder must exist, and it must not be one itself.")
+    check_writable(montage)
     wanted = [_number(item_id) for item_id in ids]
     source = Source.find(root)
     print(f"aecore query: asking {source}", file=sys.stderr)
@@ -99,7 +91,7 @@ def run(
     if as_json:
         given = [(printable(str(path)), None) for path in images] + [(None, str(item_id)) for item_id in wanted]
         answer = {
-            "source": {"kind": source.kind, "path": str(source.directory), "digests": digests(searcher.manifest)},
+            "source": source.told(searcher.manifest),
             "metric": searcher.metric,
             "where": where,
             "k": found.ids.shape[1],
@@ -131,9 +123,8 @@ def inspect(item_id: str | None = None, png: Path | None = None, root: Path = Pa
         return
     row = searcher.item(_number(item_id))
     if png is not None:
-        if png.is_dir() or not png.parent.is_dir():
-            raise UserError(f"{png} cannot be written: its folder must exist, and it must not be one itself.")
-        _picture(searcher.images.rows(np.array([searcher.position(row["id"])]))[0]).save(png, format="PNG")
+        check_writable(png)
+        picture(searcher.images.rows(np.array([searcher.position(row["id"])]))[0]).save(png, format="PNG")
     width = 2 + max(map(len, row))
     for key, value in row.items():
         print(f"{key:<{width}}{'' if value is None else value}")
@@ -152,40 +143,6 @@ def table(name: str, neighbours: list[dict[str, Any]]) -> str:
         for line in lines
     ]
     return "\n".join([name, *("  ".join(cells).rstrip() for cells in aligned)])
-
-
-def draw_montage(
-    names: Sequence[Sequence[str]], asked: np.ndarray, captions: list[list[list[str]]], pixels: np.ndarray
-) -> Image.Image:
-    """A row for each query: the query, then others, as many as have captions; two lines of text beneath each.
-
-    `asked`: uint8 (q, C, H, W), `pixels`: uint8 (q, k, C, H, W). The picture is 2 PAD + (k + 1) (cell + PAD) wide and
-    PAD + q (height + CAPTION + PAD) high; images are enlarged by a whole factor to about CELL pixels, and a cell is
-    CELL wide at least.
-    """
-    height, width = pixels.shape[-2:]
-    factor = max(1, round(CELL / max(height, width)))
-    height, width = factor * height, factor * width
-    cell = max(width, CELL)
-    columns = pixels.shape[1] + 1
-    canvas = Image.new("RGB", (2 * PAD + columns * (cell + PAD), PAD + len(pixels) * (height + CAPTION + PAD)), "white")
-    draw, font = ImageDraw.Draw(canvas), ImageFont.load_default(size=12)
-
-    def place(x: int, y: int, image: np.ndarray, lines: Sequence[str]) -> None:
-        canvas.paste(_picture(image).resize((width, height), Image.Resampling.NEAREST), (x + (cell - width) // 2, y))
-        for number, line in enumerate(lines):
-            while draw.textlength(line, font) > cell:
-                line = line[:-2].rstrip("…") + "…"
-            draw.text((x, y + height + 2 + number * (CAPTION // 2 - 1)), line, "black", font)
-
-    for q, row in enumerate(captions):
-        y = PAD + q * (height + CAPTION + PAD)
-        place(PAD, y, asked[q], names[q])
-        for column, lines in enumerate(row):
-            place(2 * PAD + (column + 1) * (cell + PAD), y, pixels[q, column], lines)
-    line = PAD + cell + PAD
-    draw.line([(line, PAD), (line, canvas.height - PAD)], "grey")
-    return canvas
 
 
 def _read(source: Source, files: Sequence[str | Path], ids: list[int]) -> tuple[Searcher, Queries]:
@@ -232,15 +189,5 @@ def _neighbour(searcher: Searcher, found: Neighbours, query: int, rank: int) -> 
     }
 
 
-def digests(index: Manifest) -> dict[str, str]:
-    """The digests of all that an index rests on, and its own, by kind."""
-    return {**{kind: index.sources[kind] for kind in PARTS if kind != "index"}, "index": index.digest}
-
-
 def _label(row: dict[str, Any]) -> str:
     return str(row["label_name"] if row["label_name"] is not None else "" if row["label"] is None else row["label"])
-
-
-def _picture(pixels: np.ndarray) -> Image.Image:
-    """Prepared pixels uint8 (C, H, W) as a PIL image."""
-    return Image.fromarray(pixels[0] if len(pixels) == 1 else np.moveaxis(pixels, 0, -1))

@@ -55,6 +55,11 @@ class Source:
         """Directory of the artefact of this `kind` (a key of PARTS)."""
         return self.directory / (kind if self.kind == "published" else PARTS[kind])
 
+    def told(self, index: Manifest) -> dict[str, Any]:
+        """What answers, for JSON: its kind, its path, and by kind the digests of the `index` and all it rests on."""
+        digests = {**{kind: index.sources[kind] for kind in PARTS if kind != "index"}, "index": index.digest}
+        return {"kind": self.kind, "path": str(self.directory), "digests": digests}
+
     def __str__(self) -> str:
         return f"the published copy {self.directory}" if self.kind == "published" else "the workspace's artefacts"
 

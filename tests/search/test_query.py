@@ -19,8 +19,8 @@ from PIL import Image
 from aecore import artifact, cli, config
 from aecore.config import UserError, WorkFailed
 from aecore.data.images import Images
-from aecore.search import query
-from aecore.search.query import CAPTION, CELL, PAD, inspect, run
+from aecore.search.montage import CAPTION, CELL, PAD, draw_montage
+from aecore.search.query import inspect, run
 
 FILE = Path("data/raw/shapes/disc/003.png")
 
@@ -120,7 +120,7 @@ def test_the_montage_has_its_size_and_shows_the_images(workspace: Path, capsys: 
 )
 def test_montages_of_other_shapes(shape: tuple[int, ...], cell: int, height: int) -> None:
     lines = ["0.500", "a name that is much too long for one small cell"]
-    picture = query.draw_montage([["query", "q.png"]], np.zeros((1, *shape), np.uint8), [[lines] * 2],
+    picture = draw_montage([["query", "q.png"]], np.zeros((1, *shape), np.uint8), [[lines] * 2],
                                  np.zeros((1, 2, *shape), np.uint8))  # fmt: skip
     assert picture.size == (2 * PAD + 3 * (cell + PAD), PAD + height + CAPTION + PAD)
 
