@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from functools import cached_property
 from pathlib import Path
 
 import numpy as np
@@ -19,6 +20,7 @@ class Embeddings:
         self.dim: int = manifest.facts["dim"]
         self.count: int = manifest.facts["count"]
         self.shard_sizes: list[int] = manifest.facts["shards"]
+        self._starts = np.concatenate([[0], np.cumsum(self.shard_sizes)]).astype(np.int64)
 
     @classmethod
     def open(cls, directory: Path = config.EMBEDDINGS) -> Embeddings:
@@ -26,11 +28,8 @@ class Embeddings:
         return cls(Path(directory), artifact.read_manifest(directory, "embeddings"))
 
     def shards(self) -> Iterator[tuple[int, np.ndarray]]:
-        """Yield (position of its first row, memory-mapped codes (n_k, dim)), one shard mapped at a time."""
-        first = 0
-        for number, size in enumerate(self.shard_sizes):
-            yield first, np.load(self.directory / vectors_name(number), mmap_mode="r")
-            first += size
+        """Yield (position of its first row, memory-mapped codes (n_k, dim)) shard by shard."""
+        yield from zip(self._starts[:-1].tolist(), self._mapped, strict=True)
 
     def load(self) -> np.ndarray:
         """Every code, float32 (count, dim), in memory."""
@@ -38,12 +37,19 @@ class Embeddings:
 
     def rows(self, positions: np.ndarray) -> np.ndarray:
         """The codes at `positions`, float32 (m, dim)."""
-        positions = np.asarray(positions)
+        positions = np.asarray(positions, dtype=np.int64)
+        shards = np.searchsorted(self._starts, positions, side="right") - 1
         result = np.empty((len(positions), self.dim), np.float32)
-        for first, shard in self.shards():
-            here = (positions >= first) & (positions < first + len(shard))
-            result[here] = shard[positions[here] - first]
+        for number in np.unique(shards).tolist():
+            here = shards == number
+            result[here] = self._mapped[number][positions[here] - self._starts[number]]
         return result
+
+    @cached_property
+    def _mapped(self) -> list[np.ndarray]:
+        """Of every shard its codes, memory-mapped once: an address space costs nothing, opening a file does."""
+        names = (self.directory / vectors_name(number) for number in range(len(self.shard_sizes)))
+        return [np.load(name, mmap_mode="r") for name in names]
 
 
 def vectors_name(shard: int) -> str:

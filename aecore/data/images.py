@@ -7,7 +7,7 @@ import os
 from collections.abc import Iterator
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -46,9 +46,37 @@ class Images:
 
         return pq.read_table(self.directory / "items.parquet")
 
+    def take(self, positions: np.ndarray, columns: list[str] | None = None) -> list[dict[str, Any]]:
+        """Rows of the table at `positions` (m,), in that order; only the parts of the file that hold them are read."""
+        import pyarrow as pa
+        import pyarrow.parquet as pq
+
+        positions = np.asarray(positions, dtype=np.int64)
+        if "items" in self.__dict__ or not len(positions):
+            table = self.items if columns is None else self.items.select(columns)
+            return table.take(positions).to_pylist()  # type: ignore[no-any-return]
+        file = pq.ParquetFile(self.directory / "items.parquet")
+        sizes = [file.metadata.row_group(group).num_rows for group in range(file.num_row_groups)]
+        starts = np.concatenate([[0], np.cumsum(sizes)])
+        order = np.argsort(positions, kind="stable")
+        group = np.searchsorted(starts, positions[order], side="right") - 1
+        found = pa.concat_tables(
+            file.read_row_group(int(g), columns=columns).take(positions[order][group == g] - starts[g])
+            for g in np.unique(group)
+        )
+        return found.take(np.argsort(order)).to_pylist()  # type: ignore[no-any-return]
+
     def ids(self) -> np.ndarray:
         """Ids, int64 (n,)."""
         return self._column("id")
+
+    def column(self, name: str) -> pa.ChunkedArray:
+        """One column of the table; the others are not read for it."""
+        import pyarrow.parquet as pq
+
+        if "items" in self.__dict__:
+            return self.items[name]
+        return pq.read_table(self.directory / "items.parquet", columns=[name])[name]
 
     def labels(self) -> np.ndarray | None:
         """Labels, int32 (n,), -1 where an image has none; None where no image has one."""
@@ -67,7 +95,7 @@ class Images:
         import pyarrow.compute as pc
 
         require(split in ("train", "validation", "test"), "split", split, "train, validation or test")
-        return np.flatnonzero(pc.equal(self.items["split"], split).to_numpy(zero_copy_only=False)).astype(np.int64)
+        return np.flatnonzero(pc.equal(self.column("split"), split).to_numpy(zero_copy_only=False)).astype(np.int64)
 
     def rows(self, positions: np.ndarray) -> np.ndarray:
         """Images at `positions` (m,), in that order, uint8 (m, C, H, W); read, not mapped, and no file stays open."""
@@ -113,7 +141,7 @@ class Images:
         return array
 
     def _column(self, name: str, missing: int = 0) -> np.ndarray:
-        column: np.ndarray = self.items[name].fill_null(missing).to_numpy()
+        column: np.ndarray = self.column(name).fill_null(missing).to_numpy()
         return column
 
 

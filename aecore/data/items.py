@@ -7,7 +7,7 @@ import os
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -16,9 +16,14 @@ from aecore.data.entry import Source
 from aecore.data.images import ATTRIBUTE, shard_name
 from aecore.data.trees import folder_labels
 
+if TYPE_CHECKING:
+    import pyarrow as pa
+
 SPLITS = ("train", "validation", "test")
 SHARD_BYTES = 64 * 2**20
 BLOCK_BYTES = 4 * 2**20
+GROUP = 2**16
+"""Rows of a table that are read together, at least."""
 
 
 @dataclass
@@ -35,6 +40,7 @@ class Found:
     rejected: list[tuple[str, str, str]] = field(default_factory=list)  # path, batch, reason
     failures: list[int] = field(default_factory=list)  # places in `rejected` that count
     files: int = 0  # entries that count: images, or what promised to be one
+    known: int = 0  # files that were not decoded, because what reads them has them already
 
 
 @dataclass(frozen=True)
@@ -109,12 +115,14 @@ def _runs(items: np.ndarray, batch: np.ndarray, most: int) -> Iterator[np.ndarra
             yield part[start : start + most]
 
 
-def write_tables(
-    directory: Path, found: Found, kept: Kept, split: np.ndarray, shards: list[int], stream: Source
-) -> list[str] | None:
-    """Write items, aliases and rejected; return the names of the labels, None where no image has one."""
+def make_tables(
+    found: Found, kept: Kept, split: list[str], shards: list[int], stream: Source
+) -> tuple[dict[str, pa.Table], list[str] | None]:
+    """Tables of items, aliases and rejected, and the names of the labels, None where no image has one.
+
+    `split` names that of each item.
+    """
     import pyarrow as pa
-    import pyarrow.parquet as pq
 
     items, aliases = kept.items, kept.aliases
     labels, names = _labels(found, stream)
@@ -133,7 +141,7 @@ def write_tables(
             "pixel_hash": _hex(found.pixel_hash, items),
             "label": pa.array(item_labels, pa.int32()),
             "label_name": pa.array([None if i is None else (names or [])[i] for i in item_labels], pa.string()),
-            "split": pa.array([SPLITS[i] for i in split.tolist()], pa.string()),
+            "split": pa.array(split, pa.string()),
             "width": pa.array(sizes[items, 0]),
             "height": pa.array(sizes[items, 1]),
             "shard": pa.array(np.repeat(np.arange(len(shards), dtype=np.int32), shards)),
@@ -152,9 +160,15 @@ def write_tables(
             for i, name in enumerate(("path", "batch", "reason"))
         },
     }
-    for name, columns in tables.items():
-        pq.write_table(pa.table(columns), directory / f"{name}.parquet", compression="zstd", row_group_size=2**16)
-    return names
+    return {name: pa.table(columns) for name, columns in tables.items()}, names
+
+
+def write_tables(directory: Path, tables: dict[str, pa.Table]) -> None:
+    """Write each as `NAME.parquet`."""
+    import pyarrow.parquet as pq
+
+    for name, table in tables.items():
+        pq.write_table(table, directory / f"{name}.parquet", compression="zstd", row_group_size=GROUP)
 
 
 def _labels(found: Found, stream: Source) -> tuple[list[int | None], list[str] | None]:

@@ -8,28 +8,19 @@ from __future__ import annotations
 
 import errno
 import math
-from collections import deque
-from collections.abc import Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, BinaryIO, Literal
+from typing import Any, Literal
 
 import numpy as np
+from tqdm import tqdm
 
 from aecore.artifact import writing
 from aecore.config import PREPARED, Runtime, UserError, WorkFailed, require, section
-from aecore.data.decode import Decoded, Fit, Preparation, Undecodable, content_hash, decode, prepare_array
-from aecore.data.entry import Entry, Source
-from aecore.data.items import SPLITS, Found, Kept, deduplicate, write_shards, write_tables
+from aecore.data.decode import Fit, Preparation
+from aecore.data.items import SPLITS, Found, Kept, deduplicate, make_tables, write_shards, write_tables
+from aecore.data.reading import read_all
 from aecore.data.sources import SourceConfig, open_source
-from aecore.data.trees import READ_ERRORS
-
-CHUNK = 32
-"""Entries that a thread decodes at a time, at most."""
-IN_FLIGHT = 256 * 2**20
-"""Bytes of content read ahead and of pixels not written yet, at most; but always one chunk, and one being read."""
-
 
 @dataclass(frozen=True)
 class Split:
@@ -115,8 +106,9 @@ def _prepare(source: SourceConfig, config: PrepareConfig, runtime: Runtime, dire
     facts: dict[str, Any] = {}
     with writing(directory, "data", facts=facts) as temporary:
         unsorted = temporary / "unsorted"
-        with unsorted.open("wb") as pixels:
-            found = _read_all(stream, preparation, runtime.threads, pixels)
+        bar = tqdm(total=stream.total, desc="prepare", unit=" images", mininterval=0.5, disable=None)
+        with unsorted.open("wb") as pixels, bar:
+            found = read_all(stream.entries, preparation, runtime.threads, pixels, bar)
         _check_found(found, config, source)
         kept = deduplicate(found)
         split = _assign_splits(found, kept, config.split)
@@ -124,7 +116,8 @@ def _prepare(source: SourceConfig, config: PrepareConfig, runtime: Runtime, dire
         _check_splits(found, kept, counts, config.split, source)
         shards = write_shards(temporary, unsorted, kept, preparation.shape)
         unsorted.unlink()
-        labels = write_tables(temporary, found, kept, split, shards, stream)
+        tables, labels = make_tables(found, kept, [SPLITS[i] for i in split.tolist()], shards, stream)
+        write_tables(temporary, tables)
         aliases = len(found.paths) - len(kept.items)
         facts |= {
             "count": len(kept.items), "channels": preparation.channels, "height": preparation.height,
@@ -132,90 +125,6 @@ def _prepare(source: SourceConfig, config: PrepareConfig, runtime: Runtime, dire
             "shards": shards, "splits": counts, "labels": labels, "aliases": aliases, "rejected": len(found.rejected),
         }  # fmt: skip
     return Summary(counts, aliases, len(found.rejected), directory)
-
-
-def _read_all(stream: Source, preparation: Preparation, threads: int, pixels: BinaryIO) -> Found:
-    """Decode every entry on `threads` threads, in order; pixels go to the file `pixels`, row after row."""
-    from tqdm import tqdm
-
-    found = Found()
-    bar = tqdm(total=stream.total, desc="prepare", unit=" images", mininterval=0.5, disable=None)
-    with bar, ThreadPoolExecutor(threads) as pool:
-        waiting: deque[tuple[list[Entry], int, Future[list[Any]]]] = deque()
-        in_flight = 0
-
-        def take() -> int:
-            entries, size, future = waiting.popleft()
-            for entry, result in zip(entries, future.result(), strict=True):
-                _record(found, entry, result, pixels)
-            bar.update(len(entries))
-            return size
-
-        try:
-            for chunk, size in _chunks(stream.entries, math.prod(preparation.shape), IN_FLIGHT // (2 * threads + 1)):
-                waiting.append((chunk, size, pool.submit(_decode_all, chunk, preparation)))
-                in_flight += size
-                while len(waiting) > 2 * threads or (in_flight > IN_FLIGHT and len(waiting) > 1):
-                    in_flight -= take()
-            while waiting:
-                take()
-        except BaseException:
-            pool.shutdown(wait=False, cancel_futures=True)
-            raise
-    return found
-
-
-def _chunks(entries: Iterator[Entry], row: int, most: int) -> Iterator[tuple[list[Entry], int]]:
-    """Cut the stream after CHUNK entries, or sooner once contents held and `row` bytes of pixels each are `most`.
-
-    Yields the entries and those bytes.
-    """
-    chunk: list[Entry] = []
-    size = 0
-    for entry in entries:
-        chunk.append(entry)
-        size += entry.held + row
-        if len(chunk) == CHUNK or size >= most:
-            yield chunk, size
-            chunk, size = [], 0
-    if chunk:
-        yield chunk, size
-
-
-def _decode_all(entries: list[Entry], preparation: Preparation) -> list[tuple[bytes, bytes, Decoded] | str]:
-    """Return content hash, pixel hash and picture of each entry, or the reason why it has none."""
-    return [_decode_one(entry, preparation) for entry in entries]
-
-
-def _decode_one(entry: Entry, preparation: Preparation) -> tuple[bytes, bytes, Decoded] | str:
-    try:
-        content = entry.read()
-    except READ_ERRORS as error:
-        return (isinstance(error, OSError) and error.strerror) or str(error) or type(error).__name__
-    try:
-        picture = decode(content, preparation) if isinstance(content, bytes) else prepare_array(content, preparation)
-    except Undecodable as error:
-        return str(error)
-    return content_hash(content), content_hash(picture.pixels), picture
-
-
-def _record(found: Found, entry: Entry, result: tuple[bytes, bytes, Decoded] | str, pixels: BinaryIO) -> None:
-    if isinstance(result, str):
-        if entry.counts:
-            found.failures.append(len(found.rejected))
-            found.files += 1
-        found.rejected.append((entry.path, entry.batch, result))
-        return
-    sha256, pixel_hash, picture = result
-    pixels.write(picture.pixels.data)
-    found.files += 1
-    found.paths.append(entry.path)
-    found.batches.append(entry.batch)
-    found.sha256 += sha256
-    found.pixel_hash += pixel_hash
-    found.labels.append(entry.label)
-    found.official.append(1 + SPLITS.index(entry.split) if entry.split else 0)
-    found.sizes.append((picture.width, picture.height))
 
 
 def _check_found(found: Found, config: PrepareConfig, source: SourceConfig) -> None:

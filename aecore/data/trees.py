@@ -83,6 +83,16 @@ def folder(path: Path, limit: int, *, batches: bool) -> Source:
     return Source(entries(), len(names), attributes=attributes)
 
 
+def files(paths: Sequence[Path], limit: int) -> Source:
+    """Entries of single files, each called as it is given."""
+
+    def entries() -> Iterator[Entry]:
+        for path in paths:
+            yield _judge(str(path), "") or Entry(str(path), "", partial(_read_file, path, limit))
+
+    return Source(entries(), len(paths))
+
+
 def archive(path: Path, limit: int, *, batches: bool) -> Source:
     """Open one archive or, with `batches`, a folder of archives, each a batch. Raises UserError."""
     _require_there(path)

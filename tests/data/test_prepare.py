@@ -17,7 +17,7 @@ from PIL import Image
 
 from aecore.artifact import read_manifest, verify
 from aecore.config import Runtime, UserError, WorkFailed, build
-from aecore.data import items, prepare
+from aecore.data import items, prepare, reading
 from aecore.data.arrays import write_idx
 from aecore.data.decode import content_hash, content_id
 from aecore.data.images import Images
@@ -275,7 +275,7 @@ def test_a_full_disk_is_one_sentence_and_leaves_nothing(
     def full(*args: Any, **kwargs: Any) -> None:
         raise OSError(errno.ENOSPC, "No space left on device")
 
-    target = {"pixels": (prepare, "_record"), "shard": (np.lib.format, "write_array_header_1_0"),
+    target = {"pixels": (reading, "_record"), "shard": (np.lib.format, "write_array_header_1_0"),
               "table": (pq, "write_table")}[where]  # fmt: skip
     monkeypatch.setattr(*target, full)
     with pytest.raises(WorkFailed, match=r"disk that holds .*/out is full"):
@@ -290,7 +290,7 @@ def test_an_interrupt_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyP
     def interrupt(*args: Any) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(prepare, "_record", interrupt)
+    monkeypatch.setattr(reading, "_record", interrupt)
     with pytest.raises(KeyboardInterrupt):
         run(source, tmp_path / "out")
     assert [path.name for path in tmp_path.iterdir()] == ["in"]
@@ -305,7 +305,7 @@ def test_few_chunks_are_in_flight(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     """However slow the decoding, what was read ahead stays bounded."""
     source = fill(tmp_path / "in", range(400))
     opened, recorded, most = [0], [0], [0]
-    entries, record = prepare.open_source, prepare._record
+    entries, record = prepare.open_source, reading._record
 
     def counted(config: SourceConfig, limit: int) -> Any:
         stream = entries(config, limit)
@@ -323,10 +323,10 @@ def test_few_chunks_are_in_flight(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
         record(*args)
 
     monkeypatch.setattr(prepare, "open_source", counted)
-    monkeypatch.setattr(prepare, "_record", counted_record)
+    monkeypatch.setattr(reading, "_record", counted_record)
     run(source, tmp_path / "out")
     assert recorded[0] == 400
-    assert most[0] <= (2 * 2 + 1) * prepare.CHUNK
+    assert most[0] <= (2 * 2 + 1) * reading.CHUNK
 
 
 @pytest.mark.parametrize("most", [1, 20_000, 2**30])
@@ -338,9 +338,9 @@ def test_few_bytes_are_in_flight(most: int, tmp_path: Path, monkeypatch: pytest.
             info.size = len(content)
             archive.addfile(info, io.BytesIO(content))
     run(tmp_path / "x.tar", tmp_path / "expected", "archive")
-    monkeypatch.setattr(prepare, "IN_FLIGHT", most)
+    monkeypatch.setattr(reading, "IN_FLIGHT", most)
     held, reached = [0], [0]
-    entries, record = prepare.open_source, prepare._record
+    entries, record = prepare.open_source, reading._record
 
     def counted(config: SourceConfig, limit: int) -> Any:
         stream = entries(config, limit)
@@ -359,12 +359,12 @@ def test_few_bytes_are_in_flight(most: int, tmp_path: Path, monkeypatch: pytest.
         record(found, entry, *rest)
 
     monkeypatch.setattr(prepare, "open_source", counted)
-    monkeypatch.setattr(prepare, "_record", counted_record)
+    monkeypatch.setattr(reading, "_record", counted_record)
     run(tmp_path / "x.tar", tmp_path / "out", "archive")
     assert files(tmp_path / "out") == files(tmp_path / "expected")
     one = len(png(0)) + 2_100
     bound = max(most, one) + most // 5 + one  # what waits, and the chunk that is being read
-    assert reached[0] <= min(bound, 5 * prepare.CHUNK * one)
+    assert reached[0] <= min(bound, 5 * reading.CHUNK * one)
     assert reached[0] > min(most, 100_000)  # and it does read ahead
 
 
