@@ -25,7 +25,8 @@ SMALL = 16 * 2**20
 """Files up to this many bytes are hashed whenever their artefact is opened; larger ones by `verify(deep=True)`."""
 
 STAGE_OF = {"data": "prepare", "model": "train", "embeddings": "embed", "index": "index",
-            "clusters": "cluster", "map": "map", "baseline": "baseline", "published": "publish"}  # fmt: skip
+            "clusters": "cluster", "map": "map", "baseline": "baseline", "published": "publish",
+            "growth": "publish"}  # fmt: skip
 """Which command makes each kind: the way out that every chain error names."""
 
 
@@ -85,8 +86,8 @@ def replacing(path: Path) -> Iterator[Path]:
     try:
         yield temporary
         for file in temporary.rglob("*"):
-            _fsync(file)
-        _fsync(temporary)
+            fsync(file)
+        fsync(temporary)
         replace_directory(temporary, path)
     except BaseException:
         shutil.rmtree(temporary, ignore_errors=True)
@@ -151,7 +152,7 @@ def replace_directory(new: Path, path: Path) -> None:
         if old.exists():
             os.rename(old, path)
         raise
-    _fsync(path.parent)
+    fsync(path.parent)
     shutil.rmtree(old, ignore_errors=True)
 
 
@@ -196,7 +197,8 @@ def _digest(kind: str, facts: dict[str, Any], files: dict[str, dict[str, Any]]) 
     return sha256_json({"kind": kind, "facts": facts, "files": {name: f["sha256"] for name, f in files.items()}})
 
 
-def _fsync(path: Path) -> None:
+def fsync(path: Path) -> None:
+    """Have a file or directory on the disk before going on."""
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)

@@ -97,6 +97,14 @@ def _run(options: argparse.Namespace) -> None:
         from aecore.serve import publish
 
         publish.publish()
+    elif options.command == "add":
+        from aecore.serve import grow
+
+        grow.add(options.paths, options.json)
+    elif options.command == "remove":
+        from aecore.serve import grow
+
+        grow.remove(options.ids, options.where, options.json)
     elif options.command == "rollback":
         from aecore.serve import publish
 
@@ -214,6 +222,21 @@ def _parser() -> argparse.ArgumentParser:
 
     commands.add_parser("publish", help="verify the workspace's artefacts and serve a copy of them")
     commands.add_parser("rollback", help="serve the copy that was served before")
+    add = commands.add_parser(
+        "add", help="let more images be found, without a rebuild", description="Encode images with the published model "
+        "and add them to the published copy. What is there is passed over, so the same command carries on after "
+        "an interruption. The model is not trained on them: put them into data.path for the next `dvc repro` too."
+    )  # fmt: skip
+    add.add_argument("paths", nargs="+", metavar="PATH", help="image files, folders of images, archives")
+    add.add_argument("--json", action="store_true", help="stable JSON instead of a sentence")
+
+    remove = commands.add_parser(
+        "remove", help="let images not be found any more", description="Take images out of the published copy, by id "
+        "(as `query` and `inspect` print them) or by a condition."
+    )  # fmt: skip
+    remove.add_argument("ids", nargs="*", metavar="ID", help="ids of images")
+    remove.add_argument("--where", metavar="CONDITION", help="all images that meet it, as in `query`")
+    remove.add_argument("--json", action="store_true", help="stable JSON instead of a sentence")
     commands.add_parser("tour", help="what was found, on one screen, and what to try next")
     ui = commands.add_parser("ui", help="MLflow's pages of every run, on 127.0.0.1")
     ui.add_argument("--port", type=int, default=5000, help="(default: 5000)")

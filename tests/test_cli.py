@@ -112,7 +112,7 @@ def test_a_full_disk_ends_in_one_sentence_and_keeps_what_was_there(
         raise OSError(errno.ENOSPC, "No space left on device", str(path))
 
     before = digests()
-    monkeypatch.setattr(artifact, "_fsync", full)
+    monkeypatch.setattr(artifact, "fsync", full)
     if stage in ("evaluate", "report"):
         monkeypatch.setattr(artifact, "write_text", lambda path, text: full(path))
     assert cli.main([stage]) == 1

@@ -33,6 +33,8 @@ ONLY_HERE = {
         "aecore/search/index.py",
         "aecore/search/recall.py",
         "aecore/search/searcher.py",
+        "aecore/search/segment.py",
+        "aecore/search/storage.py",
         "aecore/analysis/kmeans.py",
     },
     "prefect": set[str](),

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -65,6 +65,28 @@ class Images:
             for g in np.unique(group)
         )
         return found.take(np.argsort(order)).to_pylist()  # type: ignore[no-any-return]
+
+    @property
+    def schema(self) -> pa.Schema:
+        """The table's columns and their types."""
+        import pyarrow.parquet as pq
+
+        return pq.read_schema(self.directory / "items.parquet")
+
+    def with_pixels(self, hashes: Sequence[str]) -> Iterator[tuple[int, int]]:
+        """Yield (place in `hashes`, row) of every image with one of these pixel hashes; the table is read in parts."""
+        import pyarrow as pa
+        import pyarrow.compute as pc
+        import pyarrow.parquet as pq
+
+        file, first = pq.ParquetFile(self.directory / "items.parquet"), 0
+        wanted = pa.array(hashes, pa.string())
+        for group in range(file.num_row_groups):
+            column = file.read_row_group(group, columns=["pixel_hash"])["pixel_hash"]
+            places = pc.index_in(column, value_set=wanted)
+            rows = np.flatnonzero(places.is_valid().to_numpy(zero_copy_only=False))
+            yield from zip(places.take(rows).to_pylist(), (first + rows).tolist(), strict=True)
+            first += len(column)
 
     def ids(self) -> np.ndarray:
         """Ids, int64 (n,)."""

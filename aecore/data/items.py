@@ -171,6 +171,15 @@ def write_tables(directory: Path, tables: dict[str, pa.Table]) -> None:
         pq.write_table(table, directory / f"{name}.parquet", compression="zstd", row_group_size=GROUP)
 
 
+def no_aliases() -> pa.Table:
+    """The table of aliases where every image is an item."""
+    import pyarrow as pa
+
+    text = pa.string()
+    kinds = {"id": pa.int64(), "path": text, "batch": text, "sha256": text, "item": pa.int64()}
+    return pa.schema(kinds).empty_table()
+
+
 def _labels(found: Found, stream: Source) -> tuple[list[int | None], list[str] | None]:
     if stream.labels is not None:
         return found.labels, list(stream.labels)

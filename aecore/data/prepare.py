@@ -22,6 +22,7 @@ from aecore.data.items import SPLITS, Found, Kept, deduplicate, make_tables, wri
 from aecore.data.reading import read_all
 from aecore.data.sources import SourceConfig, open_source
 
+
 @dataclass(frozen=True)
 class Split:
     """Shares of the images; they sum to 1."""

@@ -109,7 +109,7 @@ def _end(name: str, source: Source, encoder: Encoder) -> tuple[np.ndarray, str]:
     if Path(name).is_file() or not name.isdecimal():
         encoder.encode_files([name])  # says what is wrong with it
         return decode(Path(name).read_bytes(), encoder.preparation).pixels, printable(Path(name).name)
-    index, codes_at, data = (source.path(kind) for kind in ("index", "embeddings", "data"))
-    searcher = Searcher.open(index, codes_at, data, encoder.manifest)
-    item = searcher.item(int(name))
-    return searcher.images.rows(np.array([searcher.position(int(name))]))[0], item["label_name"] or item["id"]
+    collection = Searcher.open(source, encoder.manifest).collection
+    position = np.array([collection.position(int(name))])
+    (item,) = collection.items(position, ["id", "label_name"])
+    return collection.pixels(position)[0], item["label_name"] or item["id"]

@@ -28,7 +28,6 @@ from aecore.generate import sheet
 from aecore.generate.closest import closest, closest_in_pixels, unseen_distance
 from aecore.generate.mixture import fit_mixture, fitted_to
 from aecore.generate.sheet import ACCENT, GREY, INK, Sheet, short
-from aecore.search.index import CENTER_FILE
 from aecore.search.metric import Metric, codes
 from aecore.search.searcher import Searcher, Source
 from aecore.vectors import Embeddings
@@ -118,9 +117,8 @@ def run(count: int, origin: Origin, seed: int, picture: Path, as_json: bool, roo
     source = Source.find(root)
     print(f"aecore sample: asking {source}", file=sys.stderr)
     encoder = Encoder.load(source.path("model"), "cpu")
-    index, codes_at, data = (source.path(kind) for kind in ("index", "embeddings", "data"))
-    searcher = Searcher.open(index, codes_at, data, encoder.manifest)
-    images, embeddings = searcher.images, searcher.embeddings
+    searcher = Searcher.open(source, encoder.manifest)
+    images, embeddings = searcher.base.images, searcher.base.embeddings
     components = None
     if origin == "prior":
         drawn = prior_codes(encoder, count, seed)
@@ -132,8 +130,7 @@ def run(count: int, origin: Origin, seed: int, picture: Path, as_json: bool, roo
     else:
         mixture = fit_mixture(embeddings.rows(fitted_to(images.positions("train"), images.ids())), seed)
         components, drawn = len(mixture.weights), mixture.draw(count, seed)
-    center = np.load(index / CENTER_FILE)
-    samples = beside_nearest(drawn, encoder, images, embeddings, center, searcher.metric)
+    samples = beside_nearest(drawn, encoder, images, embeddings, searcher.base.center, searcher.metric)
     unseen = unseen_distance(images)
     sheet.save(draw({origin: samples}, images, unseen), picture)
     print(f"aecore sample: drew {picture}", file=sys.stderr)

@@ -56,11 +56,9 @@ def near_pairs(searcher: Searcher, threshold: float) -> Pairs:
     bar = tqdm(total=searcher.count, desc="duplicates", unit=" images", unit_scale=True,
                mininterval=0.5 if sys.stderr.isatty() else 10)  # fmt: skip
     with bar:
-        for first, shard in searcher.embeddings.shards():
-            for start in range(0, len(shard), BLOCK):
-                vectors = np.array(shard[start : start + BLOCK])
-                found += _near(searcher, vectors, first + start + np.arange(len(vectors)), threshold)
-                bar.update(len(vectors))
+        for positions in searcher.collection.blocks(BLOCK):
+            found += _near(searcher, searcher.collection.vectors(positions), positions, threshold)
+            bar.update(len(positions))
     a, b, distance = (np.concatenate(arrays) for arrays in zip(*found, strict=True))
     low, high = np.minimum(a, b), np.maximum(a, b)
     _, once = np.unique(np.stack([low, high]), axis=1, return_index=True)  # each was found from both of its ends
@@ -74,7 +72,7 @@ def _near(searcher: Searcher, vectors: np.ndarray, positions: np.ndarray, thresh
         neighbours = searcher.search(vectors, k)
         near = neighbours.distance <= threshold
         rows, columns = np.nonzero(near)
-        others = searcher.positions(neighbours.ids[rows, columns])
+        others = searcher.collection.positions(neighbours.ids[rows, columns])
         different = others != positions[rows]
         found.append(
             Pairs(positions[rows][different], others[different], neighbours.distance[rows, columns][different])
@@ -109,8 +107,9 @@ def resaved_distance(searcher: Searcher, source: Source) -> float:
     from aecore.embedding import Encoder
 
     encoder = Encoder.load(source.path("model"), "cpu")
-    positions = np.unique(np.linspace(0, searcher.count - 1, RESAVED).astype(np.int64))
-    pixels = searcher.images.rows(positions)
+    positions = np.unique(np.linspace(0, searcher.collection.starts[-1] - 1, RESAVED).astype(np.int64))
+    positions = searcher.collection.answering(positions)
+    pixels = searcher.collection.pixels(positions)
     copies = encoder.encode(np.stack([_resaved(image) for image in pixels]))
     alone = [searcher.search(copies[i : i + 1], 1, positions[i : i + 1]) for i in range(len(positions))]
     return float(np.percentile([found.distance[0, 0] for found in alone], SHARE))
@@ -129,9 +128,9 @@ def run(
     check_writable(montage)
     source = Source.find(root)
     print(f"aecore duplicates: asking {source}", file=sys.stderr)
-    searcher = Searcher.open(source.path("index"), source.path("embeddings"), source.path("data"))
+    searcher = Searcher.open(source)
     threshold = resaved_distance(searcher, source) if distance is None else distance
-    found = groups(near_pairs(searcher, threshold), searcher.count)
+    found = groups(near_pairs(searcher, threshold), int(searcher.collection.starts[-1]))
     exact = _exact(searcher)
     near = [_told(searcher, positions, longest) for positions, longest in found]
     if montage is not None and near:
@@ -139,7 +138,7 @@ def run(
         print(f"aecore duplicates: drew {montage}", file=sys.stderr)
     if as_json:
         answer = {
-            "source": source.told(searcher.manifest),
+            "source": searcher.told(source),
             "metric": searcher.metric,
             "threshold": threshold,
             "exact": exact,
@@ -173,16 +172,20 @@ def _exact(searcher: Searcher) -> list[dict[str, Any]]:
     import pyarrow.parquet as pq
 
     copies: dict[int, list[str]] = {}
-    for row in pq.read_table(searcher.images.directory / "aliases.parquet", columns=["item", "path"]).to_pylist():
+    table = pq.read_table(searcher.base.images.directory / "aliases.parquet", columns=["item", "path"])
+    for row in table.to_pylist():
         copies.setdefault(row["item"], []).append(row["path"])
+    ids = np.array(sorted(copies, key=lambda item: (-len(copies[item]), item)), np.int64)
+    ids = ids[searcher.collection.positions(ids) >= 0]
+    rows = searcher.collection.items(searcher.collection.positions(ids), ["path"])
     return [
-        {"id": str(item), "path": searcher.item(item)["path"], "copies": sorted(paths)}
-        for item, paths in sorted(copies.items(), key=lambda entry: (-len(entry[1]), entry[0]))
+        {"id": str(item), "path": row["path"], "copies": sorted(copies[item])}
+        for item, row in zip(ids.tolist(), rows, strict=True)
     ]
 
 
 def _told(searcher: Searcher, positions: np.ndarray, longest: float) -> dict[str, Any]:
-    rows = searcher.images.items.take(positions).select(["id", "path", "label", "label_name", "split"]).to_pylist()
+    rows = searcher.collection.items(positions, ["id", "path", "label", "label_name", "split"])
     splits = {row["split"] for row in rows}
     images = [{**row, "id": str(row["id"])} for row in rows]
     return {"distance": round(longest, 6), "leak": {"train", "test"} <= splits, "images": images}
@@ -190,9 +193,9 @@ def _told(searcher: Searcher, positions: np.ndarray, longest: float) -> dict[str
 
 def _drawn(searcher: Searcher, found: list[tuple[np.ndarray, float]], near: list[dict[str, Any]]) -> Image.Image:
     """A line a group: its first images, up to SHOWN, with split and label beneath."""
-    pixels = np.zeros((len(near), SHOWN, *searcher.images.shape), np.uint8)
+    pixels = np.zeros((len(near), SHOWN, *searcher.collection.shape), np.uint8)
     for row, (positions, _) in enumerate(found):
-        pixels[row, : len(positions[:SHOWN])] = searcher.images.rows(positions[:SHOWN])
+        pixels[row, : len(positions[:SHOWN])] = searcher.collection.pixels(positions[:SHOWN])
     captions = [
         [[image["split"], str(image["label_name"] or "")] for image in group["images"][:SHOWN]] for group in near
     ]

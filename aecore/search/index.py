@@ -14,12 +14,10 @@ from aecore import artifact, config
 from aecore.artifact import Manifest
 from aecore.config import Runtime, WorkFailed
 from aecore.data.images import Images
+from aecore.search import storage
 from aecore.search.metric import BLOCK, IndexConfig, Metric, Shards, center_of, codes
 from aecore.search.recall import choose_queries, exact_neighbours, gather, recall_of, sample
 from aecore.vectors import Embeddings
-
-INDEX_FILE = "index.faiss"
-CENTER_FILE = "center.npy"
 
 POINTS_PER_LIST = 39
 """FAISS's own minimum of training points for a list of an inverted file."""
@@ -34,6 +32,8 @@ class Built(NamedTuple):
 
     index: Any
     """faiss.Index over the codes, with the images' ids inside."""
+    trained: Any
+    """The same, holding nothing, to add to; None where nothing has to be trained."""
     center: np.ndarray
     """float32 (dim,): mean of the training split."""
     facts: dict[str, Any]
@@ -70,14 +70,16 @@ def build(
     coded = _coded(shards, center, metric)
     random = np.random.default_rng(runtime.seed)
 
-    measure = faiss.METRIC_INNER_PRODUCT if metric == "cosine" else faiss.METRIC_L2
-    flat = faiss.IndexFlat(len(center), measure)
+    measure = storage.measure_of(metric)
+    trained: Any = None
     lists = 0 if count <= section.exact_below else lists_for(count, len(training))
-    index: Any = faiss.IndexIVFFlat(flat, len(center), lists, measure) if lists else faiss.IndexIDMap2(flat)
+    index: Any = storage.exact_index(len(center), metric)
     if lists:
+        index = faiss.IndexIVFFlat(faiss.IndexFlat(len(center), measure), len(center), lists, measure)
         index.cp.seed = runtime.seed
         index.cp.min_points_per_centroid = 1
         index.train(gather(coded, sample(training, SAMPLE_PER_LIST * lists, random), len(center)))
+        trained = faiss.clone_index(index)
     for first, block in coded():
         index.add_with_ids(block, ids[first : first + len(block)])
 
@@ -104,13 +106,13 @@ def build(
         "recall": recall,
         "recall_queries": {"split": measured.split, "count": len(measured.positions)},
     }
-    return Built(index, center, facts)
+    if trained is not None:
+        trained.nprobe = index.nprobe
+    return Built(index, trained, center, facts)
 
 
 def main() -> None:
     """Read the embeddings and the images' ids and splits; write the index, and its speed to the reports."""
-    import faiss
-
     runtime, section = config.section(Runtime, "run"), config.section(IndexConfig, "index")
     images, embeddings = Images.open(), Embeddings.open()
     artifact.check_chain(images.manifest, embeddings.manifest)
@@ -122,10 +124,8 @@ def main() -> None:
     model = Manifest("model", embeddings.manifest.sources["model"])
     sources = {"data": images.manifest, "model": model, "embeddings": embeddings.manifest}
     with artifact.writing(config.INDEX, "index", sources, built.facts) as directory:
-        with (directory / INDEX_FILE).open("wb") as file:  # FAISS's own writer would hide that a disk is full
-            faiss.write_index(built.index, faiss.PyCallbackIOWriter(file.write))  # type: ignore[attr-defined]
-        np.save(directory / CENTER_FILE, built.center)
-    size = (config.INDEX / INDEX_FILE).stat().st_size
+        storage.save(directory, built.index, built.center, images.ids(), built.trained)
+    size = (config.INDEX / storage.INDEX_FILE).stat().st_size
     some = choose_queries(splits, "test", np.random.default_rng(runtime.seed), images.count).positions
     report = {
         "build_seconds": round(seconds, 3),

@@ -53,6 +53,18 @@ def codes(vectors: np.ndarray, center: np.ndarray, metric: Metric) -> np.ndarray
     return result
 
 
+def distances(queries: np.ndarray, others: np.ndarray, metric: Metric) -> np.ndarray:
+    """Distances, float64, of codes as they are compared, float32 (…, dim) that broadcast: 1 - cosine, or Euclidean.
+
+    Summed over differences (for codes of length 1, 1 - cos = |a - b|² / 2), so that a code is at distance 0 exactly
+    from itself. Anything is at cosine 0 from a zero code.
+    """
+    squared: np.ndarray = np.square(queries.astype(np.float64) - others).sum(axis=-1)
+    if metric == "l2":
+        return np.asarray(np.sqrt(squared))
+    return np.asarray(np.where(queries.any(axis=-1) & others.any(axis=-1), squared / 2, 1.0))
+
+
 def center_of(shards: Shards, positions: np.ndarray) -> np.ndarray:
     """Mean of the vectors at the ascending `positions`, summed in float64, as float32 (dim,)."""
     total: np.ndarray | float = 0.0

@@ -37,24 +37,24 @@ DRAWN = 4
 
 
 class Scores(NamedTuple):
-    """How outlying each of n images is, by position."""
+    """How outlying each of n images is."""
 
     distance: np.ndarray
-    """float32 (n,): mean distance to the nearest others, in the index's metric."""
+    """float32 (n,) by position, NaN where it was removed: mean distance to its nearest, in the index's metric."""
     error: np.ndarray
     """float32 (n,): mean squared error of the reconstruction, pixels in [0, 1]."""
 
 
 def scores(searcher: Searcher, encoder: Encoder) -> Scores:
     """Both scores of every image, a block at a time."""
-    result = Scores(np.empty(searcher.count, np.float32), np.empty(searcher.count, np.float32))
+    count = int(searcher.collection.starts[-1])
+    result = Scores(np.full(count, np.nan, np.float32), np.full(count, np.nan, np.float32))
     bar = tqdm(total=searcher.count, desc="outliers", unit=" images", unit_scale=True,
                mininterval=0.5 if sys.stderr.isatty() else 10)  # fmt: skip
     with bar:
-        for start in range(0, searcher.count, BLOCK):
-            positions = np.arange(start, min(start + BLOCK, searcher.count))
+        for positions in searcher.collection.blocks(BLOCK):
             result.distance[positions] = _isolation(searcher, positions)
-            pixels = searcher.images.rows(positions)
+            pixels = searcher.collection.pixels(positions)
             painted = encoder.reconstruct(pixels)
             result.error[positions] = np.square(painted - pixels.astype(np.float32) / 255).mean(axis=(1, 2, 3))
             bar.update(len(positions))
@@ -63,8 +63,8 @@ def scores(searcher: Searcher, encoder: Encoder) -> Scores:
 
 def _isolation(searcher: Searcher, positions: np.ndarray) -> np.ndarray:
     """Mean distance of images to their nearest others, float32 (m,); 0 where there is no other."""
-    found = searcher.search(searcher.embeddings.rows(positions), NEIGHBOURS + 1)
-    own = searcher.images.ids()[positions][:, None] == found.ids
+    found = searcher.search(searcher.collection.vectors(positions), NEIGHBOURS + 1)
+    own = searcher.collection.ids(positions)[:, None] == found.ids
     own[~own.any(axis=1), -1] = True  # not found itself: leave out the farthest
     others = np.where(own, 0, found.distance).sum(axis=1)
     mean: np.ndarray = others / max(1, found.ids.shape[1] - 1)
@@ -84,17 +84,19 @@ def run(n: int = 10, as_json: bool = False, montage: Path | None = None, root: P
     source = Source.find(root)
     print(f"aecore outliers: asking {source}", file=sys.stderr)
     encoder = Encoder.load(source.path("model"))
-    searcher = Searcher.open(source.path("index"), source.path("embeddings"), source.path("data"), encoder.manifest)
+    searcher = Searcher.open(source, encoder.manifest)
     found = scores(searcher, encoder)
     order = Scores(*(np.argsort(-values, kind="stable") for values in found))
     rank = Scores(*(np.argsort(numbers) + 1 for numbers in order))
-    far, unlike = ([_entry(searcher, found, rank, int(p)) for p in numbers[:n]] for numbers in order)
+    far, unlike = (
+        [_entry(searcher, found, rank, int(p)) for p in numbers[: min(n, searcher.count)]] for numbers in order
+    )
     if montage is not None:
         shown = np.concatenate([order.distance[:n], order.error[:n]])
         _drawn(searcher, encoder, shown, [*far, *unlike]).save(montage, format="PNG")
         print(f"aecore outliers: drew {montage}", file=sys.stderr)
     if as_json:
-        answer = {"source": source.told(searcher.manifest), "metric": searcher.metric, "count": searcher.count}
+        answer = {"source": searcher.told(source), "metric": searcher.metric, "count": searcher.count}
         print(json.dumps(answer | {"far": far, "unlike_reconstruction": unlike}, indent=2, allow_nan=False))
         return
     print(f"Farthest from their {NEIGHBOURS} nearest, of {searcher.count:,} images:")
@@ -104,7 +106,7 @@ def run(n: int = 10, as_json: bool = False, montage: Path | None = None, root: P
 
 
 def _entry(searcher: Searcher, found: Scores, rank: Scores, position: int) -> dict[str, Any]:
-    row = searcher.images.items.slice(position, 1).select(["id", "path", "label_name", "split"]).to_pylist()[0]
+    row = searcher.collection.items(np.array([position]), ["id", "path", "label_name", "split"])[0]
     measured = {"distance": round(float(found.distance[position]), 6), "distance_rank": int(rank.distance[position]),
                 "error": round(float(found.error[position]), 6), "error_rank": int(rank.error[position])}  # fmt: skip
     return {**row, "id": str(row["id"]), **measured}
@@ -120,18 +122,19 @@ def _table(entries: list[dict[str, Any]]) -> str:
 
 def _drawn(searcher: Searcher, encoder: Encoder, positions: np.ndarray, entries: list[dict[str, Any]]) -> Any:
     """A line an image: itself, its reconstruction, its nearest images."""
-    pixels = searcher.images.rows(positions)
+    pixels = searcher.collection.pixels(positions)
     painted = np.round(encoder.reconstruct(pixels) * 255).astype(np.uint8)
-    found = searcher.search(searcher.embeddings.rows(positions), DRAWN + 1)
+    found = searcher.search(searcher.collection.vectors(positions), DRAWN + 1)
     nearest = [
         [int(i) for i in ids if int(i) != int(e["id"])][:DRAWN] for ids, e in zip(found.ids, entries, strict=True)
     ]
-    beside = np.zeros((len(positions), 1 + DRAWN, *searcher.images.shape), np.uint8)
+    beside = np.zeros((len(positions), 1 + DRAWN, *searcher.collection.shape), np.uint8)
     beside[:, 0] = painted
     captions = []
     for row, (ids, entry) in enumerate(zip(nearest, entries, strict=True)):
-        beside[row, 1 : 1 + len(ids)] = searcher.images.rows(searcher.positions(np.array(ids, np.int64)))
-        names = [[str(searcher.item(i)["label_name"] or ""), searcher.item(i)["split"]] for i in ids]
+        places = searcher.collection.positions(np.array(ids, np.int64))
+        beside[row, 1 : 1 + len(ids)] = searcher.collection.pixels(places)
+        names = [[str(item["label_name"] or ""), item["split"]] for item in searcher.collection.items(places)]
         captions.append([["reconstruction", f"{entry['error']:.4f}  #{entry['error_rank']:,}"], *names])
     named = [[f"{e['distance']:.3f}  #{e['distance_rank']:,}", str(e["label_name"] or "")] for e in entries]
     return draw_montage(named, pixels, captions, beside)

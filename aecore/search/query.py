@@ -3,7 +3,8 @@
 `query --json` prints one object, stable for other programs (ids are strings: they exceed what JavaScript counts to):
 
     {"source": {"kind": "published" | "workspace", "path": …,
-                "digests": {"data": hex, "model": hex, "embeddings": hex, "index": hex}},
+                "digests": {"data": hex, "model": hex, "embeddings": hex, "index": hex},
+                "growth": {"digest": hex, "added": number, "removed": number}, or null: as it was published},
      "metric": "cosine" | "l2",
      "where": the condition that neighbours meet, or null,
      "k": number of neighbours given for each query,
@@ -27,11 +28,9 @@ from typing import Any, NamedTuple, cast
 
 import numpy as np
 
-from aecore import artifact
 from aecore.config import UserError
 from aecore.data.decode import Preparation, decode
 from aecore.data.entry import printable
-from aecore.search.filters import matching
 from aecore.search.montage import check_writable, draw_montage, picture
 from aecore.search.searcher import Neighbours, Searcher, Source
 
@@ -74,15 +73,15 @@ def run(
     searcher, queries = _read(source, images, wanted)
     among = None
     if where is not None:
-        among = matching(searcher.images.items, where)
+        among = searcher.collection.matching(where)
         print(f"aecore query: {len(among):,} of {searcher.count:,} images meet {where!r}", file=sys.stderr)
         if not len(among):
             raise UserError(f"no image meets --where {where!r}.")
     found = searcher.search(queries.vectors, k, among)
-    rows = [[_neighbour(searcher, found, q, rank) for rank in range(found.ids.shape[1])] for q in range(len(found.ids))]
+    collection, rows = searcher.collection, _told(searcher, found)
     if montage is not None:
-        positions = np.array([searcher.position(int(i)) for i in found.ids.ravel()])
-        seen = searcher.images.rows(positions).reshape(*found.ids.shape, *searcher.images.shape)
+        seen = collection.pixels(collection.positions(found.ids.ravel()))
+        seen = seen.reshape(*found.ids.shape, *collection.shape)
         asked = _asked_pixels(searcher, queries, images, wanted)
         captions = [[[f"{neighbour['similarity']:.3f}", _label(neighbour)] for neighbour in row] for row in rows]
         named = [["query", Path(name).name] for name in queries.names]
@@ -91,7 +90,7 @@ def run(
     if as_json:
         given = [(printable(str(path)), None) for path in images] + [(None, str(item_id)) for item_id in wanted]
         answer = {
-            "source": source.told(searcher.manifest),
+            "source": searcher.told(source),
             "metric": searcher.metric,
             "where": where,
             "k": found.ids.shape[1],
@@ -112,19 +111,20 @@ def inspect(item_id: str | None = None, png: Path | None = None, root: Path = Pa
     """
     source = Source.find(root)
     print(f"aecore inspect: asking {source}", file=sys.stderr)
-    searcher = Searcher.open(source.path("index"), source.path("embeddings"), source.path("data"))
+    searcher = Searcher.open(source)
     if item_id is None:
         if png is not None:
             raise UserError("--png needs --id: which image to write.")
         facts = searcher.manifest.facts
         print(f"{searcher.count:,} images in {searcher.dim} dimensions, {facts['metric']}, {facts['index']} search")
-        for row in searcher.images.items.slice(0, 10).to_pylist():
+        for row in searcher.collection.items(next(searcher.collection.blocks(10)), ["id", "path"]):
             print(f"{row['id']:>19}  {row['path']}")
         return
-    row = searcher.item(_number(item_id))
+    row = searcher.collection.item(_number(item_id))
     if png is not None:
         check_writable(png)
-        picture(searcher.images.rows(np.array([searcher.position(row["id"])]))[0]).save(png, format="PNG")
+        position = np.array([searcher.collection.position(row["id"])])
+        picture(searcher.collection.pixels(position)[0]).save(png, format="PNG")
     width = 2 + max(map(len, row))
     for key, value in row.items():
         print(f"{key:<{width}}{'' if value is None else value}")
@@ -147,18 +147,16 @@ def table(name: str, neighbours: list[dict[str, Any]]) -> str:
 
 def _read(source: Source, files: Sequence[str | Path], ids: list[int]) -> tuple[Searcher, Queries]:
     """Open the chain and gather what is looked for; the model is loaded only where a file has to be encoded."""
-    index, embeddings, data = (source.path(kind) for kind in ("index", "embeddings", "data"))
+    vectors, preparation = [], None
     if files:
         from aecore.embedding import Encoder
 
         encoder = Encoder.load(source.path("model"), "cpu")  # a few images: starting a GPU takes longer
-        searcher = Searcher.open(index, embeddings, data, encoder.manifest)
+        searcher = Searcher.open(source, encoder.manifest)
         vectors, preparation = [encoder.encode_files(files)], encoder.preparation
     else:
-        model = artifact.read_manifest(source.path("model"), "model")
-        searcher = Searcher.open(index, embeddings, data, model)
-        vectors, preparation = [], None
-    vectors += [searcher.vector(item_id)[None] for item_id in ids]
+        searcher = Searcher.open(source)
+    vectors += [searcher.collection.vector(item_id)[None] for item_id in ids]
     names = [printable(str(path)) for path in files] + [f"id {item_id}" for item_id in ids]
     return searcher, Queries(names, np.concatenate(vectors), preparation)
 
@@ -166,7 +164,9 @@ def _read(source: Source, files: Sequence[str | Path], ids: list[int]) -> tuple[
 def _asked_pixels(searcher: Searcher, queries: Queries, files: Sequence[str | Path], ids: list[int]) -> np.ndarray:
     """What is looked for, as the model sees it: uint8 (q, C, H, W)."""
     decoded = [decode(Path(path).read_bytes(), cast(Preparation, queries.preparation)).pixels[None] for path in files]
-    return np.concatenate([*decoded, searcher.images.rows(np.array([searcher.position(i) for i in ids], np.int64))])
+    return np.concatenate(
+        [*decoded, searcher.collection.pixels(searcher.collection.positions(np.array(ids, np.int64)))]
+    )
 
 
 def _number(item_id: str | int) -> int:
@@ -176,17 +176,23 @@ def _number(item_id: str | int) -> int:
         raise UserError(f"id {item_id!r} is not a number: `python -m aecore inspect` lists some ids.") from error
 
 
-def _neighbour(searcher: Searcher, found: Neighbours, query: int, rank: int) -> dict[str, Any]:
-    item = searcher.item(int(found.ids[query, rank]))
-    return {
-        "rank": rank + 1,
-        "id": str(item["id"]),
-        "path": item["path"],
-        "label": item["label"],
-        "label_name": item["label_name"],
-        "similarity": round(float(found.similarity[query, rank]), 6),
-        "distance": round(float(found.distance[query, rank]), 6),
-    }
+def _told(searcher: Searcher, found: Neighbours) -> list[list[dict[str, Any]]]:
+    """Of each query its neighbours, as `query --json` gives them."""
+    positions = searcher.collection.positions(found.ids.ravel())
+    items = iter(searcher.collection.items(positions, ["id", "path", "label", "label_name"]))
+    return [
+        [
+            {
+                "rank": rank,
+                **(item := next(items)),
+                "id": str(item["id"]),
+                "similarity": round(float(similarity), 6),
+                "distance": round(float(distance), 6),
+            }
+            for rank, (similarity, distance) in enumerate(zip(similarities, distances, strict=True), start=1)
+        ]
+        for similarities, distances in zip(found.similarity, found.distance, strict=True)
+    ]
 
 
 def _label(row: dict[str, Any]) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -13,22 +14,27 @@ import numpy as np
 from aecore import artifact, config
 from aecore.artifact import Manifest
 from aecore.config import UserError, WorkFailed
-from aecore.data.images import Images
-from aecore.search.index import CENTER_FILE, INDEX_FILE
-from aecore.search.metric import codes
-from aecore.vectors import Embeddings, vectors_name
+from aecore.search.collection import Collection
+from aecore.search.growth import BASE, Growth, segment_path
+from aecore.search.metric import codes, distances
+from aecore.search.segment import NONE, Candidates, Segment, rescored
+from aecore.search.storage import measure_of
 
 PARTS = {"data": config.PREPARED, "model": config.MODEL, "embeddings": config.EMBEDDINGS, "index": config.INDEX}
 """The artefacts a search needs, and where the workspace has them; a published copy holds each under its kind."""
 
-Propose = Callable[[np.ndarray, int], tuple[np.ndarray, np.ndarray]]
+Propose = Callable[[np.ndarray, int], Candidates]
 
-MARGIN = 16
-"""Candidates taken from FAISS beyond k: its float32 sums may swap neighbours that are all but equally near."""
 COMPARED = 100_000
 """Images that a filter lets through are compared one by one up to this many, which is exact; searched for above."""
-GATHERED = 2**21
-"""Numbers of candidates' codes in memory at a time, about."""
+BATCH = 16_384
+"""Queries in memory at a time."""
+NEAR = 1e-4
+"""Distance 1 - cosine below which FAISS's float32 sums are not trusted: a code is at distance 0 from itself."""
+ROUNDING = 1.5e-7
+"""Of such a sum, times the root of the dimension: neighbours that are nearer to each other are told apart exactly."""
+MARGIN = 256
+"""Images as near as the k-th, to rounding, that are looked for beyond k, to take those of the smallest ids."""
 
 
 @dataclass(frozen=True)
@@ -55,10 +61,9 @@ class Source:
         """Directory of the artefact of this `kind` (a key of PARTS)."""
         return self.directory / (kind if self.kind == "published" else PARTS[kind])
 
-    def told(self, index: Manifest) -> dict[str, Any]:
-        """What answers, for JSON: its kind, its path, and by kind the digests of the `index` and all it rests on."""
-        digests = {**{kind: index.sources[kind] for kind in PARTS if kind != "index"}, "index": index.digest}
-        return {"kind": self.kind, "path": str(self.directory), "digests": digests}
+    def growth(self, index: Manifest) -> Growth:
+        """What the copy has gained and lost since it was published; the workspace grows by `dvc repro` alone."""
+        return Growth.read(self.directory, index) if self.kind == "published" else Growth()
 
     def __str__(self) -> str:
         return f"the published copy {self.directory}" if self.kind == "published" else "the workspace's artefacts"
@@ -76,55 +81,72 @@ class Neighbours(NamedTuple):
 
 
 class Searcher:
-    """An index opened beside the embeddings and images it was made from. Threads may share one.
+    """The segments of an index, opened with the codes and images they were made from. Threads may share one.
 
-    FAISS proposes candidates; their scores are computed anew, in float64, from differences of codes. An image that is
-    its own query therefore lies at distance 0 exactly (1 - cos = |a - b|² / 2 for codes of length 1), however FAISS
-    rounds.
+    FAISS finds the candidates. Where its float32 sums could put two of them in the wrong order, or an image off
+    itself, their distances are computed anew, in float64, from differences of the stored codes.
     """
 
-    def __init__(
-        self, index: Any, center: np.ndarray, manifest: Manifest, embeddings: Embeddings, images: Images
-    ) -> None:
-        self.manifest, self.embeddings, self.images = manifest, embeddings, images
-        self.count: int = manifest.facts["count"]
-        self.dim: int = manifest.facts["dim"]
-        self.metric: Literal["cosine", "l2"] = manifest.facts["metric"]
-        self._index, self._center = index, center
-        ids = images.ids()
-        self._order = np.argsort(ids, kind="stable")
-        self._sorted, self._ids = ids[self._order], ids
+    def __init__(self, collection: Collection, growth: Growth) -> None:
+        self.collection, self.growth = collection, growth
+        self.base = collection.segments[0]
+        self.manifest = self.base.manifest
+        """Of the base's index."""
+        self.count = collection.count
+        self.dim: int = self.manifest.facts["dim"]
+        self.metric: Literal["cosine", "l2"] = self.manifest.facts["metric"]
 
     @classmethod
-    def open(
-        cls,
-        index_dir: Path = config.INDEX,
-        embeddings_dir: Path = config.EMBEDDINGS,
-        data_dir: Path = config.PREPARED,
-        model: Manifest | None = None,
-    ) -> Searcher:
+    def open(cls, source: Source, model: Manifest | None = None) -> Searcher:
         """Open and check the chain of digests; `model` is that of the encoder whose codes will be looked for.
 
-        An inverted file is memory-mapped. Raises as `artifact.read_manifest` does, and WorkFailed naming both digests
-        where one artefact was not made from the others.
+        Raises as `artifact.read_manifest` does, and WorkFailed naming both digests where one artefact was not made from
+        the others.
         """
-        import faiss
+        model = model or artifact.read_manifest(source.path("model"), "model")
+        while True:
+            growth = source.growth(artifact.read_manifest(source.path("index"), "index"))
+            try:
+                return cls._opened(source, model, growth)
+            except (UserError, FileNotFoundError):
+                if source.growth(artifact.read_manifest(source.path("index"), "index")).number == growth.number:
+                    raise  # else it went on growing meanwhile, and what was to be opened is gone
 
-        images, embeddings = Images.open(data_dir), Embeddings.open(embeddings_dir)
-        manifest = artifact.read_manifest(index_dir, "index")
-        model = model or Manifest("model", embeddings.manifest.sources["model"])
-        artifact.check_chain(images.manifest, model, embeddings.manifest, manifest)
-        mapped = manifest.facts["index"] != "exact"
-        flags = faiss.IO_FLAG_MMAP | faiss.IO_FLAG_READ_ONLY if mapped else 0
-        index = faiss.read_index(str(Path(index_dir) / INDEX_FILE), flags)
-        return cls(index, np.load(Path(index_dir) / CENTER_FILE), manifest, embeddings, images)
+    @classmethod
+    def _opened(cls, source: Source, model: Manifest, growth: Growth) -> Searcher:
+        base = Segment.open(source.path, model)
+        segments = [dataclasses.replace(base, removed=growth.removed.get(BASE, NONE))]
+        used = Manifest("model", model.digest)  # trained on the base's data, not on what was added
+        for name, digest in growth.segments.items():
+            path = segment_path(source.directory, name)
+            segments.append(Segment.open(path.joinpath, used, growth.removed.get(name, NONE)))
+            if segments[-1].manifest.digest != digest:
+                raise WorkFailed(
+                    f"the growth of {source.directory} names segment {name} with index {digest[:12]}, but the one "
+                    f"there is {segments[-1].manifest.digest[:12]}: publish again, and add its images again."
+                )
+        return cls(Collection(segments), growth)
+
+    def told(self, source: Source) -> dict[str, Any]:
+        """What answers, for JSON: kind and path of the `source`, the digests of its artefacts, and how it has grown."""
+        sources = self.manifest.sources
+        digests = {**{kind: sources[kind] for kind in PARTS if kind != "index"}, "index": self.manifest.digest}
+        grown = None
+        if self.growth.manifest is not None:
+            added = sum(segment.count for segment in self.collection.segments[1:])
+            grown = {"digest": self.growth.manifest.digest, "added": added, "removed": len(self.base.removed)}
+        return {"kind": source.kind, "path": str(source.directory), "digests": digests, "growth": grown}
+
+    def comparable(self, vectors: np.ndarray) -> np.ndarray:
+        """Raw codes (n, dim) as the index compares them, float32."""
+        return codes(vectors, self.base.center, self.metric)
 
     def search(self, vectors: np.ndarray, k: int, among: np.ndarray | None = None) -> Neighbours:
         """The k nearest images (at most `count`) of raw codes (q, dim), as an Encoder or `vector` gives them.
 
-        `among` are the positions, ascending, that may answer (see `aecore.search.filters`); None lets all. Up to
-        COMPARED of them are compared one by one; with more, an inverted file is probed the more widely the fewer they
-        are. Raises UserError for k below 1, codes of another dimension, and values that are not finite.
+        `among` are the positions, ascending, that may answer (see `Collection.matching`); None lets all. Up to COMPARED
+        of them are compared one by one; with more, an inverted file is probed the more widely the fewer they are.
+        Raises UserError for k below 1, codes of another dimension, and values that are not finite.
         """
         vectors = np.asarray(vectors, dtype=np.float32)
         if k < 1:
@@ -133,100 +155,97 @@ class Searcher:
             raise UserError(f"the codes have shape {vectors.shape}, the index holds codes of shape (n, {self.dim}).")
         if not np.isfinite(vectors).all():
             raise UserError("the codes hold values that are not finite.")
-        k = min(k, self.count if among is None else len(among))
-        queries = codes(vectors, self._center, self.metric)
-        propose = self._proposing(among)
-        step = max(1, GATHERED // ((k + MARGIN) * self.dim))
-        parts = [self._nearest(queries[i : i + step], k, propose) for i in range(0, len(queries) if k else 0, step)]
-        if not parts:
-            none = (len(queries), k)  # one of the two is 0
+        most = self.count if among is None else len(among)
+        k = min(k, most)
+        if not (k and len(vectors)):
+            none = (len(vectors), k)
             return Neighbours(np.empty(none, np.int64), np.empty(none, np.float32), np.empty(none, np.float32))
-        return Neighbours(*(np.concatenate(arrays) for arrays in zip(*parts, strict=True)))
-
-    def position(self, item_id: int) -> int:
-        """Position of an image among the prepared ones. Raises UserError where the index has no such id."""
-        place = int(np.searchsorted(self._sorted, item_id)) if 0 <= item_id < 2**63 else self.count
-        if place == self.count or self._sorted[place] != item_id:
-            raise UserError(
-                f"id {item_id} is not among the {self.count:,} indexed images: "
-                "`python -m aecore inspect` lists some, `python -m aecore query IMAGE` finds those like a file."
-            )
-        return int(self._order[place])
-
-    def positions(self, ids: np.ndarray) -> np.ndarray:
-        """Positions of indexed images by their ids, int64 of any shape."""
-        return self._order[np.searchsorted(self._sorted, ids)]
-
-    def vector(self, item_id: int) -> np.ndarray:
-        """The stored raw code of an image, float32 (dim,)."""
-        position = self.position(item_id)
-        starts = np.cumsum([0, *self.embeddings.shard_sizes])
-        shard = int(np.searchsorted(starts, position, side="right")) - 1
-        rows = np.load(self.embeddings.directory / vectors_name(shard), mmap_mode="r")
-        return np.array(rows[position - starts[shard]])
-
-    def item(self, item_id: int) -> dict[str, Any]:
-        """Its row of the images' table: id, path, label, label_name, split, width, height, …"""
-        row: dict[str, Any] = self.images.items.slice(self.position(item_id), 1).to_pylist()[0]
-        return row
+        propose = self._proposing(among)
+        parts = [
+            self._nearest(self.comparable(vectors[i : i + BATCH]), k, most, propose)
+            for i in range(0, len(vectors), BATCH)
+        ]
+        found = parts[0] if len(parts) == 1 else Candidates(*map(np.concatenate, zip(*parts, strict=True)))
+        distance = found.distance[:, :k].astype(np.float32)
+        return Neighbours(found.ids[:, :k], 1 - distance if self.metric == "cosine" else -distance, distance)
 
     def _proposing(self, among: np.ndarray | None) -> Propose:
-        """What gives, of queries (q, dim), ids and codes of somewhat more than the k nearest that may answer."""
-        import faiss
-
-        index: Any = self._index
-        inverted = self.manifest.facts["index"] != "exact"
-        options: dict[str, Any] = {}
+        """What gives, of codes (q, dim) as they are compared, at least the k nearest that may answer."""
+        if among is not None and len(among) <= COMPARED:
+            return self._comparing(among)
+        parts: list[tuple[Segment, np.ndarray | None]] = [(segment, None) for segment in self.collection.segments]
         if among is not None:
-            chosen = self._ids[among]
-            if len(among) <= COMPARED:
-                compared = codes(self.embeddings.rows(among), self._center, self.metric)
-                measure = faiss.METRIC_INNER_PRODUCT if self.metric == "cosine" else faiss.METRIC_L2
+            parts = [(self.collection.segments[place], rows) for place, _, rows in self.collection.split(among)]
+        parts = [(segment, rows) for segment, rows in parts if (segment.count if rows is None else len(rows))]
 
-                def compare(queries: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray]:
-                    _, rows = faiss.knn(queries, compared, min(k + MARGIN, len(chosen)), metric=measure)
-                    return chosen[rows], compared[rows]
-
-                return compare
-            options["sel"] = faiss.IDSelectorBatch(chosen)
-
-        def probe(queries: np.ndarray, k: int, lists: int) -> tuple[np.ndarray, np.ndarray]:
-            asked: Any = faiss.SearchParametersIVF if inverted else faiss.SearchParameters
-            parameters = asked(**options, nprobe=lists) if inverted else asked(**options)
-            wide = min(k + MARGIN, self.count)
-            if among is None:
-                return index.search_and_reconstruct(queries, wide, params=parameters)[1:]  # type: ignore[no-any-return]
-            ids = index.search(queries, wide, params=parameters)[1]  # FAISS cannot both select and reconstruct
-            rows, places = np.unique(np.searchsorted(self._sorted, ids.ravel()), return_inverse=True)
-            stored = codes(self.embeddings.rows(self._order[rows]), self._center, self.metric)
-            return ids, stored[places].reshape(*ids.shape, self.dim)
-
-        def search(queries: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray]:
-            if not inverted:
-                return probe(queries, k, 0)
-            share = 1.0 if among is None else len(among) / self.count
-            ids, found = probe(queries, k, min(index.nlist, math.ceil(index.nprobe / share)))
-            short = np.flatnonzero(ids[:, k - 1] < 0)  # the probed lists held fewer than k: probe them all
-            if len(short):
-                ids[short], found[short] = probe(queries[short], k, index.nlist)
-            return ids, found
+        def search(queries: np.ndarray, k: int) -> Candidates:
+            found = [segment.nearest(queries, k, rows) for segment, rows in parts]
+            if len(found) == 1:
+                return found[0]
+            distance, ids = (np.concatenate(arrays, axis=1) for arrays in zip(*found, strict=True))
+            order = np.lexsort((ids, distance), axis=1)[:, :k]
+            return Candidates(np.take_along_axis(distance, order, 1), np.take_along_axis(ids, order, 1))
 
         return search
 
-    def _nearest(self, queries: np.ndarray, k: int, propose: Propose) -> Neighbours:
-        """Candidates, scored exactly and sorted."""
-        ids, found = propose(queries, k)
-        squared: np.ndarray = np.square(queries[:, None].astype(np.float64) - found).sum(axis=2)
-        if self.metric == "cosine":
-            lengths = (queries != 0).any(axis=1)[:, None] + (found != 0).any(axis=2).astype(
-                np.float64
-            )  # 1, or 0 for zero
-            similarity = (lengths - squared) / 2
-            distance = np.maximum(1 - similarity, 0)
-        else:
-            distance = np.sqrt(squared)
-            similarity = -distance
-        distance[ids < 0] = np.inf
-        order = np.lexsort((ids, distance), axis=1)[:, :k]
-        ids, similarity, distance = (np.take_along_axis(a, order, 1) for a in (ids, similarity, distance))
-        return Neighbours(ids, similarity.astype(np.float32), distance.astype(np.float32))
+    def _comparing(self, among: np.ndarray) -> Propose:
+        """The same of few images, one by one."""
+        import faiss
+
+        compared, ids = self.collection.codes(among), self.collection.ids(among)
+        measure = measure_of(self.metric)
+
+        def compare(queries: np.ndarray, k: int) -> Candidates:
+            scores, rows = faiss.knn(queries, compared, min(k, len(ids)), metric=measure)
+            if self.metric == "cosine":
+                return Candidates(1 - scores.astype(np.float64), ids[rows])
+            return rescored(queries, ids[rows], compared[rows.ravel()], self.metric)
+
+        return compare
+
+    def _nearest(self, queries: np.ndarray, k: int, most: int, propose: Propose) -> Candidates:
+        """The k nearest of `most` images or somewhat more, nearest first, equally near ones by id."""
+        wide, limit = min(k + 1, most), min(k + MARGIN, most)
+        if self.metric == "l2":  # FAISS's sums of squares are further off: take more, all of them are rescored
+            return propose(queries, min(k + 16, most))
+        found = self._told_apart(queries, propose(queries, wide))
+        tied = np.arange(len(queries))
+        while wide < limit:  # as long as the last that was found is as near as the k-th, to rounding, there may be more
+            tied = tied[found.distance[tied, wide - 1] - found.distance[tied, k - 1] < self._rounding]
+            if not len(tied):
+                break
+            wide = min(4 * wide, limit)
+            more = self._told_apart(queries[tied], propose(queries[tied], wide))
+            found = _widened(found, tied, more)
+        return found
+
+    @property
+    def _rounding(self) -> float:
+        return ROUNDING * math.sqrt(self.dim)
+
+    def _told_apart(self, queries: np.ndarray, found: Candidates) -> Candidates:
+        """Candidates in exact order, where the cosines that FAISS summed leave a doubt."""
+        distance, ids = found
+        doubtful = distance < NEAR
+        close = distance[:, 1:] - distance[:, :-1] < self._rounding
+        doubtful[:, 1:] |= close
+        doubtful[:, :-1] |= close
+        rows, columns = np.nonzero(doubtful & (ids >= 0))
+        if not len(rows):
+            return found
+        others = self.collection.codes(self.collection.positions(ids[rows, columns]))
+        distance[rows, columns] = distances(queries[rows], others, "cosine")
+        again = np.unique(rows)
+        order = np.lexsort((ids[again], distance[again]), axis=1)
+        distance[again] = np.take_along_axis(distance[again], order, 1)
+        ids[again] = np.take_along_axis(ids[again], order, 1)
+        return found
+
+
+def _widened(found: Candidates, rows: np.ndarray, more: Candidates) -> Candidates:
+    """Candidates with those of some `rows` replaced by `more`, wider ones."""
+    extra = more.ids.shape[1] - found.ids.shape[1]
+    distance = np.pad(found.distance, ((0, 0), (0, extra)), constant_values=np.inf)
+    ids = np.pad(found.ids, ((0, 0), (0, extra)), constant_values=-1)
+    distance[rows], ids[rows] = more
+    return Candidates(distance, ids)

@@ -4,7 +4,8 @@
     serving/current         symbolic link to the copy that is served
     serving/history.jsonl   append-only: {"action": "publish" | "rollback", "id", "previous", "time"}, written just
                             before the switch it announces, so that it never lacks one
-    serving/.lock           held, by the kernel, while one process publishes or rolls back
+    serving/grown/<id>/     what was added to a copy and removed from it since (see `aecore.search.growth`)
+    serving/.lock           held, by the kernel, while one process changes what is served
 
 A kill at any time leaves `current` at the old copy or at the new one. Files are hard links where the file system
 allows: DVC replaces the workspace's files, it never writes into them.
@@ -13,12 +14,10 @@ allows: DVC replaces the workspace's files, it never writes into them.
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import json
 import os
 import re
 import shutil
-from collections.abc import Iterator
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -29,7 +28,9 @@ from aecore import artifact, config
 from aecore.artifact import Manifest
 from aecore.config import Runtime, UserError, WorkFailed
 from aecore.embedding import Encoder
+from aecore.search.growth import Growth, growth_folder, verify
 from aecore.search.searcher import PARTS, Searcher, Source
+from aecore.serve.lock import locked
 
 KEEP = 3
 """Copies kept: the current one and those that were current last."""
@@ -48,7 +49,7 @@ def publish(root: Path = Path()) -> None:
     """
     device = config.section(Runtime, "run", root / config.PARAMS).device
     serving = root / config.SERVING
-    with _locked(serving):
+    with locked(serving):
         workspace = Source("workspace", root)
         parts = {kind: artifact.read_manifest(workspace.path(kind), kind) for kind in PARTS}
         artifact.check_chain(*parts.values())
@@ -75,7 +76,7 @@ def rollback(root: Path = Path()) -> None:
     serving = root / config.SERVING
     if not serving.is_dir():
         raise UserError(f"nothing is published at {serving}: run `python -m aecore publish`.")
-    with _locked(serving):
+    with locked(serving):
         now = _current(serving)
         if now is None:
             raise UserError(f"nothing is published at {serving}: run `python -m aecore publish`.")
@@ -118,12 +119,12 @@ def check_golden(copy: Source, device: str) -> None:
     Raises WorkFailed naming the first image that does not.
     """
     encoder = Encoder.load(copy.path("model"), device)
-    searcher = Searcher.open(copy.path("index"), copy.path("embeddings"), copy.path("data"), encoder.manifest)
-    tests = searcher.images.positions("test")
+    searcher = Searcher.open(copy, encoder.manifest)
+    collection, tests = searcher.collection, searcher.base.images.positions("test")
     positions = tests if len(tests) else np.arange(searcher.count)
     positions = positions[np.unique(np.linspace(0, len(positions) - 1, GOLDEN).astype(np.int64))]
-    ids = searcher.images.ids()[positions]
-    stored, new = searcher.embeddings.rows(positions), encoder.encode(searcher.images.rows(positions))
+    ids = collection.ids(positions)
+    stored, new = collection.vectors(positions), encoder.encode(collection.pixels(positions))
     error = np.linalg.norm(new - stored, axis=1) / np.maximum(np.linalg.norm(stored, axis=1), 1e-12)
     for i in np.flatnonzero(~(error <= TOLERANCE)):
         raise WorkFailed(
@@ -152,7 +153,9 @@ def _link(source: Path, target: Path) -> None:
 def _verify(path: Path) -> None:
     manifest = artifact.read_manifest(path, "published")
     artifact.verify(path, manifest, deep=True)
-    artifact.check_chain(*(artifact.read_manifest(path / kind, kind) for kind in PARTS))
+    parts = {kind: artifact.read_manifest(path / kind, kind) for kind in PARTS}
+    artifact.check_chain(*parts.values())
+    verify(path, Growth.read(path, parts["index"]))
 
 
 def _is_whole(path: Path) -> bool:
@@ -241,23 +244,5 @@ def _remove_old(serving: Path) -> list[str]:
     for name in removed:
         os.rename(serving / name, serving / f".{name}.old")
         shutil.rmtree(serving / f".{name}.old")
+        shutil.rmtree(growth_folder(serving / name), ignore_errors=True)
     return removed
-
-
-@contextlib.contextmanager
-def _locked(serving: Path) -> Iterator[None]:
-    """Hold `serving/.lock`; remove what a killed process left half-made. Raises WorkFailed naming a living holder."""
-    serving.mkdir(parents=True, exist_ok=True)
-    with (serving / ".lock").open("a+") as lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
-            lock.seek(0)
-            raise WorkFailed(f"process {lock.read().strip()} is publishing or rolling back: wait for it.") from error
-        lock.truncate(0)
-        lock.write(str(os.getpid()))
-        lock.flush()
-        for stale in serving.glob(".*.*"):
-            if stale.is_dir() and not stale.is_symlink() and stale.suffix in (".tmp", ".old"):
-                shutil.rmtree(stale)
-        yield

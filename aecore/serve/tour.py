@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from aecore import artifact, config
+from aecore import config
 from aecore.search.searcher import Searcher, Source
 
 ROWS = 10
@@ -26,15 +26,14 @@ def tour() -> None:
     Raises as `Searcher.open` does.
     """
     source = Source.find()
-    model = artifact.read_manifest(source.path("model"), "model")
-    searcher = Searcher.open(source.path("index"), source.path("embeddings"), source.path("data"), model)
+    searcher = Searcher.open(source)
     comparison = config.REPORTS / "comparison.md"
     if comparison.is_file():
         print(comparison.read_text().split("\n\n")[0], end="\n\n")  # the table; the rest is for reading at leisure
 
     positions = _one_of_each_label(searcher)
-    ids = searcher.images.ids()[positions]
-    found = searcher.search(searcher.embeddings.rows(positions), NEIGHBOURS + 1)
+    ids = searcher.collection.ids(positions)
+    found = searcher.search(searcher.collection.vectors(positions), NEIGHBOURS + 1)
     print(f"Neighbours of images that were not trained on, from {source}:")
     for item_id, neighbours, similarity in zip(ids, found.ids, found.similarity, strict=True):
         others = [(n, s) for n, s in zip(neighbours, similarity, strict=True) if n != item_id][:NEIGHBOURS]
@@ -47,7 +46,8 @@ def tour() -> None:
 
 def _one_of_each_label(searcher: Searcher) -> np.ndarray:
     """Positions of up to ROWS test images, the first of each label where there are labels."""
-    test, labels = searcher.images.positions("test"), searcher.images.labels()
+    images = searcher.base.images
+    test, labels = searcher.collection.answering(images.positions("test")), images.labels()
     if labels is None:
         return test[:ROWS]
     _, first = np.unique(labels[test], return_index=True)
@@ -55,5 +55,5 @@ def _one_of_each_label(searcher: Searcher) -> np.ndarray:
 
 
 def _name(searcher: Searcher, item_id: int) -> str:
-    item = searcher.item(item_id)
+    item = searcher.collection.item(item_id)
     return str(item["label_name"] or item["path"])

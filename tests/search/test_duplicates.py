@@ -14,7 +14,7 @@ from aecore import cli
 from aecore.data.images import Images
 from aecore.search import duplicates
 from aecore.search.duplicates import Pairs, groups, near_pairs
-from aecore.search.searcher import Searcher
+from aecore.search.searcher import Searcher, Source
 
 
 def by_hand(distances: np.ndarray, threshold: float) -> list[list[int]]:
@@ -43,9 +43,9 @@ def test_groups_are_what_merging_by_hand_gives(places: list[int], threshold: int
 @pytest.mark.parametrize("share", [0.001, 0.02, 0.5])
 def test_pairs_are_those_of_all_distances(workspace: Path, monkeypatch: pytest.MonkeyPatch, share: float) -> None:
     monkeypatch.setattr(duplicates, "BLOCK", 37)
-    searcher = Searcher.open()
-    vectors = searcher.embeddings.load().astype(np.float64)
-    center = vectors[searcher.images.positions("train")].mean(axis=0)
+    searcher = Searcher.open(Source.find())
+    vectors = searcher.base.embeddings.load().astype(np.float64)
+    center = vectors[searcher.base.images.positions("train")].mean(axis=0)
     distances = cdist(vectors - center, vectors - center, "cosine")
     a, b = np.triu_indices(len(vectors), 1)
     threshold = float(np.quantile(distances[a, b], share))

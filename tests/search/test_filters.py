@@ -14,7 +14,7 @@ from aecore import cli
 from aecore.config import UserError
 from aecore.search import searcher as searching
 from aecore.search.filters import matching
-from aecore.search.searcher import Searcher
+from aecore.search.searcher import Searcher, Source
 from aecore.vectors import Embeddings
 
 ITEMS = pa.table(
@@ -64,11 +64,11 @@ def test_what_is_no_condition_is_refused_with_the_columns_there_are(where: str) 
 def brute(searcher: Searcher, queries: np.ndarray, among: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray]:
     """Ids and distances by numpy alone, float64."""
     vectors = Embeddings.open().load().astype(np.float64)
-    train = vectors[searcher.images.positions("train")].mean(axis=0)
+    train = vectors[searcher.base.images.positions("train")].mean(axis=0)
     unit = (vectors - train) / np.linalg.norm(vectors - train, axis=1, keepdims=True)
     asked = (queries - train) / np.linalg.norm(queries - train, axis=1, keepdims=True)
     distance = 1 - asked @ unit[among].T
-    ids = np.broadcast_to(searcher.images.ids()[among], distance.shape)
+    ids = np.broadcast_to(searcher.base.images.ids()[among], distance.shape)
     order = np.lexsort((ids, np.round(distance, 12)), axis=1)[:, :k]
     return np.take_along_axis(ids, order, 1), np.take_along_axis(distance, order, 1)
 
@@ -88,7 +88,7 @@ def test_filtered_answers_are_those_of_brute_force(
         set_params(index={"exact_below": 10, "min_recall": 0.9})
         assert cli.main(["index"]) == 0
     monkeypatch.setattr(searching, "COMPARED", compared)
-    searcher = Searcher.open()
+    searcher = Searcher.open(Source.find())
     assert searcher.manifest.facts["index"].startswith(kind)
     among = np.sort(np.random.default_rng(kept).choice(searcher.count, kept, replace=False))
     queries = Embeddings.open().load()[::7]
@@ -100,17 +100,17 @@ def test_filtered_answers_are_those_of_brute_force(
     else:
         np.testing.assert_allclose(found.distance, distance, atol=1e-5)
         assert (found.ids == ids).mean() > 0.999  # what ties to rounding may change places
-    assert np.isin(found.ids, searcher.images.ids()[among]).all()
+    assert np.isin(found.ids, searcher.base.images.ids()[among]).all()
 
 
 def test_no_image_may_answer(workspace: Path) -> None:
-    found = Searcher.open().search(Embeddings.open().load()[:3], 5, np.empty(0, np.int64))
+    found = Searcher.open(Source.find()).search(Embeddings.open().load()[:3], 5, np.empty(0, np.int64))
     assert found.ids.shape == (3, 0)
 
 
 def test_query_where(workspace: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    searcher = Searcher.open()
-    item = str(searcher.images.ids()[0])
+    searcher = Searcher.open(Source.find())
+    item = str(searcher.base.images.ids()[0])
     assert (
         cli.main(["query", "--id", item, "-k", "5", "--json", "--where", "label_name = 'disc' and split = 'test'"]) == 0
     )
@@ -118,7 +118,7 @@ def test_query_where(workspace: Path, capsys: pytest.CaptureFixture[str]) -> Non
     answer = json.loads(told.out)
     assert answer["where"] == "label_name = 'disc' and split = 'test'"
     assert {row["label_name"] for row in answer["queries"][0]["neighbours"]} == {"disc"}
-    assert {searcher.item(int(row["id"]))["split"] for row in answer["queries"][0]["neighbours"]} == {"test"}
+    assert {searcher.collection.item(int(row["id"]))["split"] for row in answer["queries"][0]["neighbours"]} == {"test"}
     assert "images meet" in told.err
     assert cli.main(["query", "--id", item, "--where", "label_name = 'dog'"]) == 2
     assert "no image meets --where" in capsys.readouterr().err

@@ -14,19 +14,19 @@ from aecore.embedding import Encoder
 from aecore.models import autoencoder
 from aecore.search import outliers
 from aecore.search.outliers import scores
-from aecore.search.searcher import Searcher
+from aecore.search.searcher import Searcher, Source
 
 
 def test_scores_are_those_of_all_distances_and_of_the_model(workspace: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(outliers, "BLOCK", 37)
-    searcher = Searcher.open()
+    searcher = Searcher.open(Source.find())
     found = scores(searcher, Encoder.load(device="cpu"))
-    vectors = searcher.embeddings.load().astype(np.float64)
-    center = vectors[searcher.images.positions("train")].mean(axis=0)
+    vectors = searcher.base.embeddings.load().astype(np.float64)
+    center = vectors[searcher.base.images.positions("train")].mean(axis=0)
     distances = np.sort(cdist(vectors - center, vectors - center, "cosine"), axis=1)
     np.testing.assert_allclose(found.distance, distances[:, 1:11].mean(axis=1), atol=1e-5)
     model, _ = autoencoder.load(config.MODEL)
-    x = torch.from_numpy(searcher.images.rows(np.arange(searcher.count))).float() / 255
+    x = torch.from_numpy(searcher.base.images.rows(np.arange(searcher.count))).float() / 255
     with torch.inference_mode():
         error = (model(x).reconstruction.clamp(0, 1) - x).square().mean(dim=(1, 2, 3)).numpy()
     np.testing.assert_allclose(found.error, error, rtol=1e-3, atol=1e-6)

@@ -37,7 +37,8 @@ def test_json_holds_what_the_docstring_says(workspace: Path, capsys: pytest.Capt
     answer = asked(capsys, [str(FILE)], [known], 7)
     assert set(answer) == {"source", "metric", "where", "k", "queries"}
     index = artifact.read_manifest(config.INDEX, "index")
-    assert answer["source"] == {"kind": "workspace", "path": ".", "digests": {**index.sources, "index": index.digest}}
+    digests = {**index.sources, "index": index.digest}
+    assert answer["source"] == {"kind": "workspace", "path": ".", "digests": digests, "growth": None}
     assert (answer["metric"], answer["k"]) == ("cosine", 7)
     assert [(q["path"], q["id"]) for q in answer["queries"]] == [(str(FILE), None), (None, known)]
     for one in answer["queries"]:
@@ -180,6 +181,6 @@ def test_index_stage_reports_speed_outside_the_artefact(workspace: Path) -> None
     assert set(report["latency_ms"]) == {f"{way}_p{p}" for way in ("single", "batch_of_256") for p in (50, 95)}
     before = artifact.read_manifest(config.INDEX, "index")
     assert report["recall"] == before.facts["recall"]
-    assert set(before.files) == {"index.faiss", "center.npy"}
+    assert set(before.files) == {"index.faiss", "center.npy", "ids.npy"}
     assert cli.main(["index"]) == 0
     assert artifact.read_manifest(config.INDEX, "index") == before

@@ -6,7 +6,6 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
-import faiss
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -15,7 +14,8 @@ import pytest
 from aecore import artifact
 from aecore.artifact import Manifest
 from aecore.config import Runtime, UserError, WorkFailed
-from aecore.search import searcher as module
+from aecore.search import searcher as searching
+from aecore.search import segment, storage
 from aecore.search.index import build
 from aecore.search.metric import IndexConfig
 from aecore.search.searcher import Neighbours, Searcher, Source
@@ -54,12 +54,11 @@ def write(root: Path, vectors: np.ndarray, metric: Any = "cosine", exact_below: 
     section, runtime = IndexConfig(metric, exact_below, 1.0), Runtime(0, 1, "cpu")
     built = build(lambda: zip(starts.tolist(), parts, strict=True), ids, positions, section, runtime)
     with artifact.writing(root / "index", "index", sources, built.facts) as directory:
-        faiss.write_index(built.index, str(directory / "index.faiss"))
-        np.save(directory / "center.npy", built.center)
+        storage.save(directory, built.index, built.center, ids, built.trained)
 
 
 def opened(root: Path, model: Manifest | None = None) -> Searcher:
-    return Searcher.open(root / "index", root / "embeddings", root / "data", model)
+    return Searcher.open(Source("published", root), model or Manifest("model", "a" * 64))
 
 
 def random_vectors(seed: int = 0) -> np.ndarray:
@@ -89,12 +88,13 @@ def brute(
 def test_ids_and_scores_are_those_of_brute_force(
     metric: str, exact_below: int, k: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(module, "GATHERED", 2**14)  # several blocks of queries
+    monkeypatch.setattr(searching, "BATCH", 50)  # several blocks of queries
+    monkeypatch.setattr(segment, "GATHERED", 2**14)
     vectors = random_vectors()
     write(tmp_path, vectors, metric, exact_below)
     searcher = opened(tmp_path)
     queries = np.concatenate([vectors[::7], random_vectors(1)[:40]])
-    images = searcher.images
+    images = searcher.base.images
     expected = brute(vectors, images.ids(), images.positions("train"), queries, k, metric)
     found = searcher.search(queries, k)
     np.testing.assert_allclose(found.similarity, expected.similarity, atol=1e-5)
@@ -113,9 +113,9 @@ def test_every_image_is_its_own_first_neighbour_at_distance_zero(
 ) -> None:
     write(tmp_path, (random_vectors() * scale).astype(np.float32), metric, exact_below)
     searcher = opened(tmp_path)
-    ids = searcher.images.ids()
+    ids = searcher.base.images.ids()
     for at_once in (1, COUNT):
-        vectors = np.stack([searcher.vector(int(i)) for i in ids[:at_once]])
+        vectors = np.stack([searcher.collection.vector(int(i)) for i in ids[:at_once]])
         found = searcher.search(vectors, 2)
         np.testing.assert_array_equal(found.ids[:, 0], ids[:at_once])
         np.testing.assert_array_equal(found.distance[:, 0], 0)
@@ -126,18 +126,18 @@ def test_stored_vectors_and_items_belong_to_their_id(tmp_path: Path) -> None:
     vectors = random_vectors()
     write(tmp_path, vectors)
     searcher = opened(tmp_path)
-    for position, item_id in enumerate(searcher.images.ids().tolist()):
-        np.testing.assert_array_equal(searcher.vector(item_id), vectors[position])
-        assert searcher.position(item_id) == position
-    assert searcher.item(item_id)["path"] == f"{COUNT - 1}.png"
-    assert searcher.item(item_id)["id"] == item_id
+    for position, item_id in enumerate(searcher.base.images.ids().tolist()):
+        np.testing.assert_array_equal(searcher.collection.vector(item_id), vectors[position])
+        assert searcher.collection.position(item_id) == position
+    assert searcher.collection.item(item_id)["path"] == f"{COUNT - 1}.png"
+    assert searcher.collection.item(item_id)["id"] == item_id
 
 
 @pytest.mark.parametrize("item_id", [-1, 5, 2**63 - 1, 2**64])
 def test_an_unknown_id_is_refused_with_the_way_to_known_ones(item_id: int, tmp_path: Path) -> None:
     write(tmp_path, random_vectors())
     with pytest.raises(UserError, match=rf"id {item_id} is not among the 500 .*aecore inspect"):
-        opened(tmp_path).vector(item_id)
+        opened(tmp_path).collection.vector(item_id)
 
 
 @pytest.mark.parametrize("exact_below", [10**6, 0])
@@ -147,14 +147,14 @@ def test_k_is_clipped_to_the_count(exact_below: int, tmp_path: Path) -> None:
     found = searcher.search(random_vectors(1)[:5], 10_000)
     assert found.ids.shape == (5, COUNT)
     for row in found.ids:
-        assert set(row) == set(searcher.images.ids())
+        assert set(row) == set(searcher.base.images.ids())
     assert searcher.search(np.empty((0, DIM), np.float32), 3).ids.shape == (0, 3)
 
 
 def test_lists_that_hold_fewer_than_k_are_not_the_last_word(tmp_path: Path) -> None:
     write(tmp_path, random_vectors(), exact_below=0)
     searcher = opened(tmp_path)
-    searcher._index.nprobe = 1
+    searcher.base.index.nprobe = 1
     found = searcher.search(random_vectors(1)[:50], 200)
     assert (found.ids >= 0).all()
     assert np.isfinite(found.distance).all()
@@ -166,7 +166,7 @@ def test_equally_near_images_come_in_the_order_of_their_ids(tmp_path: Path) -> N
     write(tmp_path, vectors)
     searcher = opened(tmp_path)
     found = searcher.search(vectors[[77, 3]], 6)
-    same = np.sort(searcher.images.ids()[[3, 77, 300, 480]])
+    same = np.sort(searcher.base.images.ids()[[3, 77, 300, 480]])
     np.testing.assert_array_equal(found.ids[:, :4], [same, same])
     np.testing.assert_array_equal(found.distance[:, :4], 0)
 
@@ -179,7 +179,7 @@ def test_zero_codes_are_at_similarity_zero_of_everything(tmp_path: Path) -> None
     searcher = opened(tmp_path)
     found = searcher.search(vectors[:2], COUNT)
     np.testing.assert_allclose(found.similarity[0], 0, atol=1e-6)
-    zero = searcher.images.ids()[0]
+    zero = searcher.base.images.ids()[0]
     assert found.similarity[1][found.ids[1] == zero] == pytest.approx(0, abs=1e-6)
     assert all(np.isfinite(part).all() for part in found)
 

@@ -1,0 +1,130 @@
+"""`Collection`: the images that answer, over all segments: what was published, what was added since, less what left."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+
+from aecore.config import UserError
+from aecore.search.filters import matching
+from aecore.search.segment import Segment
+
+
+class Collection:
+    """Segments, one after the other. A position counts rows over all of them, removed ones too."""
+
+    def __init__(self, segments: Sequence[Segment]) -> None:
+        self.segments = tuple(segments)
+        self.starts = np.cumsum([0, *(segment.size for segment in segments)])
+        self.count: int = sum(segment.count for segment in segments)
+        """Images that answer."""
+        self.shape = segments[0].images.shape
+        """(C, H, W) of an image."""
+
+    @cached_property
+    def removed(self) -> np.ndarray:
+        """Positions of removed images, int64 ascending."""
+        parts = [start + segment.removed for start, segment in zip(self.starts, self.segments, strict=False)]
+        return np.concatenate(parts)
+
+    def blocks(self, size: int) -> Iterator[np.ndarray]:
+        """Yield the positions of all images that answer, ascending, at most `size` at a time."""
+        for start in range(0, int(self.starts[-1]), size):
+            block = self.answering(np.arange(start, min(start + size, int(self.starts[-1]))))
+            if len(block):
+                yield block
+
+    def answering(self, positions: np.ndarray) -> np.ndarray:
+        """Those of `positions` that were not removed."""
+        if not len(self.removed):
+            return positions
+        place = np.minimum(np.searchsorted(self.removed, positions), len(self.removed) - 1)
+        kept: np.ndarray = positions[self.removed[place] != positions]
+        return kept
+
+    def ids(self, positions: np.ndarray) -> np.ndarray:
+        """Ids at `positions`, int64."""
+        return self._gathered(positions, lambda segment, rows: segment.ids[rows], np.empty(len(positions), np.int64))
+
+    def vectors(self, positions: np.ndarray) -> np.ndarray:
+        """Raw codes at `positions`, float32 (m, dim)."""
+        dim = self.segments[0].embeddings.dim
+        into = np.empty((len(positions), dim), np.float32)
+        return self._gathered(positions, lambda segment, rows: segment.embeddings.rows(rows), into)
+
+    def codes(self, positions: np.ndarray) -> np.ndarray:
+        """Codes at `positions` as they are compared, float32 (m, dim)."""
+        dim = self.segments[0].embeddings.dim
+        return self._gathered(
+            positions, lambda segment, rows: segment.codes(rows), np.empty((len(positions), dim), np.float32)
+        )
+
+    def pixels(self, positions: np.ndarray) -> np.ndarray:
+        """Prepared images at `positions`, uint8 (m, C, H, W)."""
+        into = np.empty((len(positions), *self.shape), np.uint8)
+        return self._gathered(positions, lambda segment, rows: segment.images.rows(rows), into)
+
+    def items(self, positions: np.ndarray, columns: list[str] | None = None) -> list[dict[str, Any]]:
+        """Rows of the images' table at `positions`: id, path, label, label_name, split, width, height, …"""
+        rows = np.empty(len(positions), object)
+        return list(self._gathered(positions, lambda segment, at: segment.images.take(at, columns), rows))
+
+    def item(self, item_id: int) -> dict[str, Any]:
+        """The row of one image. Raises UserError where there is no such id."""
+        return self.items(np.array([self.position(item_id)]))[0]
+
+    def vector(self, item_id: int) -> np.ndarray:
+        """The stored raw code of an image, float32 (dim,). Raises UserError where there is no such id."""
+        code: np.ndarray = self.vectors(np.array([self.position(item_id)]))[0]
+        return code
+
+    def position(self, item_id: int) -> int:
+        """Position of an image. Raises UserError where there is no such id."""
+        position = self.positions(np.array([item_id]))[0] if 0 <= item_id < 2**63 else -1
+        if position < 0:
+            raise UserError(
+                f"id {item_id} is not among the {self.count:,} indexed images: "
+                "`python -m aecore inspect` lists some, `python -m aecore query IMAGE` finds those like a file."
+            )
+        return int(position)
+
+    def positions(self, ids: np.ndarray) -> np.ndarray:
+        """Positions of images by their ids, int64 of any shape; -1 where there is none that answers."""
+        wanted = np.asarray(ids, dtype=np.int64).ravel()
+        result = np.full(len(wanted), -1, np.int64)
+        for start, segment in zip(self.starts, self.segments, strict=False):
+            rows = segment.rows_of(wanted)
+            result = np.where(rows < 0, result, start + rows)
+        return result.reshape(np.shape(ids))
+
+    def shows(self, pixel_hashes: Sequence[str]) -> np.ndarray:
+        """Of each hash, in hexadecimal, whether an image that answers has these prepared pixels, bool (m,)."""
+        known = np.zeros(len(pixel_hashes), bool)
+        for start, segment in zip(self.starts, self.segments, strict=False):
+            for wanted, row in segment.images.with_pixels(pixel_hashes):
+                known[wanted] |= bool(len(self.answering(np.array([start + row]))))
+        return known
+
+    def matching(self, where: str) -> np.ndarray:
+        """Positions, ascending, of the images that meet the condition `where` (see `aecore.search.filters`)."""
+        parts = [
+            start + matching(segment.images.items, where)
+            for start, segment in zip(self.starts, self.segments, strict=False)
+        ]
+        return self.answering(np.concatenate(parts))
+
+    def split(self, positions: np.ndarray) -> list[tuple[int, np.ndarray, np.ndarray]]:
+        """Of every segment that holds some of `positions`: its place, where in `positions` they stand, and its rows."""
+        if len(self.segments) == 1:
+            return [(0, np.arange(len(positions)), np.asarray(positions))]
+        number = np.searchsorted(self.starts, positions, side="right") - 1
+        found = [(i, np.flatnonzero(number == i)) for i in np.unique(number).tolist()]
+        return [(i, here, positions[here] - self.starts[i]) for i, here in found]
+
+    def _gathered(self, positions: np.ndarray, read: Any, into: np.ndarray) -> np.ndarray:
+        for place, here, rows in self.split(np.asarray(positions)):
+            into[here] = read(self.segments[place], rows)
+        return into

@@ -1,0 +1,268 @@
+"""`add` and `remove`: the published copy grows and forgets without a rebuild.
+
+`add --json` prints one object, stable for other programs (ids are strings):
+
+    {"source": as in `query`, "added": images that are new, "known": files that were there already,
+     "duplicates": files with the pixels of an image that is there, "rejected": [{"path": …, "reason": …}, …],
+     "images": how many answer now}
+
+`remove --json`: {"source": …, "removed": number, "images": number}.
+
+Every BATCH images are a step of its own: they are there for good before the next ones are read. A kill between steps
+or inside one loses the step under way at most, and the same command carries on: what is there is passed over.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import math
+import os
+import sys
+import tempfile
+from collections import deque
+from collections.abc import Iterator, Sequence
+from itertools import islice
+from pathlib import Path, PurePosixPath
+from typing import IO, TYPE_CHECKING, Any
+
+import numpy as np
+from tqdm import tqdm
+
+from aecore import config
+from aecore.config import Runtime, UserError
+from aecore.data.entry import Source as Stream
+from aecore.data.entry import printable
+from aecore.data.items import Found, Kept, deduplicate, make_tables
+from aecore.data.reading import read_all
+from aecore.data.trees import ARCHIVE_SUFFIXES, archive, files, folder
+from aecore.embedding import Encoder
+from aecore.search.growth import BASE, commit, growth_folder, new_segment, segment_path, sweep
+from aecore.search.searcher import Searcher, Source
+from aecore.serve.lock import locked
+from aecore.serve.segments import merged, to_merge, write_segment
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+BATCH = 16_384
+"""Files read in one step."""
+ADDED = "added"
+"""Split of an image that was added."""
+COMPACT = 0.25
+"""Share of an added segment's rows that are removed before it is written anew without them."""
+
+
+@dataclasses.dataclass
+class Outcome:
+    """What `add` did."""
+
+    added: int = 0
+    known: int = 0
+    duplicates: int = 0
+    rejected: list[tuple[str, str]] = dataclasses.field(default_factory=list)
+    """Path and reason of the files that promised to be images."""
+
+
+def add(paths: Sequence[str | Path], as_json: bool = False, root: Path = Path()) -> None:
+    """Encode the images at `paths` (files, folders, archives) with the published model and let them be found.
+
+    Raises UserError where nothing is published, a path is missing, or no file is an image; WorkFailed for artefacts
+    that do not belong together, and while another process changes what is served.
+    """
+    given = [Path(path) for path in paths]
+    for path in given:
+        if not path.exists():
+            raise UserError(f"{path} is not there; nothing was added.")
+    runtime = config.section(Runtime, "run", root / config.PARAMS)
+    outcome = Outcome()
+    with locked(_served(root).directory.parent):
+        source = _served(root)
+        print(f"aecore add: to {source}", file=sys.stderr)
+        encoder = Encoder.load(source.path("model"), runtime.device)
+        limit = 8 * encoder.preparation.max_pixels + 2**20
+        for prefix, stream in _streams(given, limit):
+            bar = tqdm(total=stream.total, desc="add", unit=" images", mininterval=0.5, disable=None)
+            with bar:
+                while _step(source, encoder, prefix, stream, runtime.threads, bar, outcome):
+                    pass
+        searcher = Searcher.open(source, encoder.manifest)
+    if not (outcome.added or outcome.known or outcome.duplicates):
+        reason = f" ({outcome.rejected[0][0]}: {outcome.rejected[0][1]})" if outcome.rejected else ""
+        raise UserError(f"no file of {', '.join(map(str, given))} is an image that can be read{reason}.")
+    for name, reason in outcome.rejected[:10]:
+        print(f"aecore add: passed over {name}: {reason}", file=sys.stderr)
+    if as_json:
+        told = {"source": searcher.told(source), **dataclasses.asdict(outcome), "images": searcher.count}
+        told["rejected"] = [{"path": path, "reason": reason} for path, reason in outcome.rejected]
+        print(json.dumps(told, indent=2))
+        return
+    passed = {"there already": outcome.known, "with the pixels of another": outcome.duplicates,
+              "rejected": len(outcome.rejected)}  # fmt: skip
+    rest = ", ".join(f"{count:,} {why}" for why, count in passed.items() if count)
+    print(f"added {outcome.added:,} images{f' ({rest})' if rest else ''}; {searcher.count:,} answer now")
+
+
+def remove(ids: Sequence[str | int], where: str | None = None, as_json: bool = False, root: Path = Path()) -> None:
+    """Let the images with these ids, and those that meet the condition `where`, not be found any more.
+
+    Raises UserError where nothing is published, for an unknown id (then nothing is removed), for a condition that is
+    none or that nothing meets, and where no image would be left; WorkFailed as `add`.
+    """
+    if not ids and where is None:
+        raise UserError("there is nothing to remove: give ids, or --where CONDITION.")
+    with locked(_served(root).directory.parent):
+        source = _served(root)
+        print(f"aecore remove: from {source}", file=sys.stderr)
+        searcher = Searcher.open(source)
+        collection = searcher.collection
+        positions = [collection.position(_number(item_id)) for item_id in ids]
+        if where is not None:
+            met = collection.matching(where)
+            if not len(met):
+                raise UserError(f"no image meets --where {where!r}; nothing was removed.")
+            positions += met.tolist()
+        gone = np.unique(positions)
+        if len(gone) == searcher.count:
+            raise UserError("these are all the images there are: an index of none cannot answer; nothing was removed.")
+        removed = dict(searcher.growth.removed)
+        names = [BASE, *searcher.growth.segments]
+        for place, _, rows in collection.split(gone):
+            removed[names[place]] = np.union1d(collection.segments[place].removed, rows)
+        commit(source.directory, searcher.manifest, list(searcher.growth.segments), removed)
+        searcher = _tidied(source)
+    if as_json:
+        print(json.dumps({"source": searcher.told(source), "removed": len(gone), "images": searcher.count}, indent=2))
+    else:
+        print(f"removed {len(gone):,} images; {searcher.count:,} answer now")
+
+
+def _served(root: Path) -> Source:
+    source = Source.find(root)
+    if source.kind != "published":
+        raise UserError(
+            "nothing is published: run `python -m aecore publish` first (the workspace grows by `dvc repro`)."
+        )
+    return source
+
+
+def _streams(paths: Sequence[Path], limit: int) -> Iterator[tuple[str, Stream]]:
+    """What the paths hold, single files together; and what the names of the entries come after."""
+    single = [path for path in paths if not path.is_dir() and not path.name.lower().endswith(ARCHIVE_SUFFIXES)]
+    if single:
+        yield "", files(single, limit)
+    for path in paths:
+        if path.is_dir():
+            yield f"{path}/", folder(path, limit, batches=False)
+        elif path not in single:
+            yield f"{path}/", archive(path, limit, batches=False)
+
+
+def _step(
+    source: Source, encoder: Encoder, prefix: str, stream: Stream, threads: int, bar: tqdm[Any], outcome: Outcome
+) -> bool:
+    """Add the next BATCH entries of the stream as a segment; False where there were none left."""
+    searcher = Searcher.open(source, encoder.manifest)
+    collection = searcher.collection
+    growth_folder(source.directory).mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryFile(dir=growth_folder(source.directory)) as pixels:
+        known = lambda item_id: bool(collection.positions(np.array([item_id]))[0] >= 0)  # noqa: E731
+        entries = islice(stream.entries, BATCH)
+        found = read_all(entries, encoder.preparation, threads, pixels, bar, known)
+        pixels.flush()
+        outcome.known += found.known
+        outcome.rejected += [found.rejected[i][::2] for i in found.failures]
+        if not found.files and not found.rejected:
+            return False
+        kept = deduplicate(found)
+        new = kept.items[~collection.shows([_hex(found, place) for place in kept.items.tolist()])]
+        outcome.duplicates += len(found.paths) - len(new)
+        if len(new):
+            items = _items(found, dataclasses.replace(kept, items=new), stream, prefix, searcher)
+            name = new_segment(source.directory)
+            blocks = _blocks(pixels, new, encoder)
+            write_segment(segment_path(source.directory, name), searcher.base, items, blocks)
+            growth = searcher.growth
+            commit(source.directory, searcher.manifest, [*growth.segments, name], growth.removed)
+            outcome.added += len(new)
+            _tidied(source)
+    return True
+
+
+def _items(found: Found, kept: Kept, stream: Stream, prefix: str, searcher: Searcher) -> pa.Table:
+    """The table of the kept items, with the base's columns."""
+    import pyarrow as pa
+    import pyarrow.compute as pc
+
+    table = make_tables(found, kept, [ADDED] * len(kept.items), [len(kept.items)], stream)[0]["items"]
+    names = searcher.base.images.label_names or []
+    labels = [_label(path, names, stream.packed) for path in table["path"].to_pylist()]
+    columns = {
+        "path": pc.binary_join_element_wise(pa.scalar(printable(prefix)), table["path"], ""),
+        "label": pa.array([names.index(label) if label in names else None for label in labels], pa.int32()),
+        "label_name": pa.array(labels, pa.string()),
+    }
+    for name, column in columns.items():
+        table = table.set_column(table.column_names.index(name), name, column)
+    schema = searcher.base.images.schema
+    return pa.table(
+        {
+            field.name: table[field.name].cast(field.type)
+            if field.name in table.column_names
+            else pa.nulls(len(table), field.type)
+            for field in schema
+        }
+    )
+
+
+def _label(path: str, names: Sequence[str], packed: bool) -> str | None:
+    """The first folder on the path that is a label already; else the first folder of a tree, none of an archive."""
+    folders = PurePosixPath(path).parts[:-1] if not path.startswith("/") else ()
+    known = [name for name in folders if name in names]
+    return known[0] if known else folders[0] if folders and not packed else None
+
+
+def _blocks(pixels: IO[bytes], places: np.ndarray, encoder: Encoder) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    """Images at `places` of the file, uint8 (n, C, H, W), and their codes, a batch at a time."""
+    each = math.prod(encoder.shape)
+    waiting: deque[np.ndarray] = deque()
+
+    def read() -> Iterator[np.ndarray]:
+        for start in range(0, len(places), encoder.batch_size):
+            some = places[start : start + encoder.batch_size].tolist()
+            content = b"".join(os.pread(pixels.fileno(), each, place * each) for place in some)
+            waiting.append(np.frombuffer(content, np.uint8).reshape(len(some), *encoder.shape))
+            yield waiting[-1]
+
+    for codes in encoder.encode_stream(read()):
+        yield waiting.popleft(), codes
+
+
+def _tidied(source: Source) -> Searcher:
+    """Merge segments of a size, write anew those that lost much, and remove what nothing refers to."""
+    copy = source.directory
+    while True:
+        searcher = Searcher.open(source)
+        added = searcher.collection.segments[1:]
+        lossy = [place for place, segment in enumerate(added) if len(segment.removed) > COMPACT * segment.size]
+        together = lossy[:1] or to_merge([segment.count for segment in added])
+        if not together:
+            sweep(copy)
+            return searcher
+        name = merged(copy, searcher, [1 + place for place in together])
+        names = list(searcher.growth.segments)
+        left = [other for place, other in enumerate(names) if place not in together]
+        gone = {names[place] for place in together}
+        removed = {segment: rows for segment, rows in searcher.growth.removed.items() if segment not in gone}
+        commit(copy, searcher.manifest, [*left, *([name] if name else [])], removed)
+
+
+def _hex(found: Found, place: int) -> str:
+    return found.pixel_hash[32 * place : 32 * place + 32].hex()
+
+
+def _number(item_id: str | int) -> int:
+    try:
+        return int(item_id)
+    except ValueError as error:
+        raise UserError(f"id {item_id!r} is not a number: `python -m aecore inspect` lists some ids.") from error

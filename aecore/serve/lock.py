@@ -1,0 +1,31 @@
+"""The lock that whoever changes what is served holds."""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import os
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+
+from aecore.config import WorkFailed
+
+
+@contextlib.contextmanager
+def locked(serving: Path) -> Iterator[None]:
+    """Hold `serving/.lock`; remove what a killed process left half-made. Raises WorkFailed naming a living holder."""
+    serving.mkdir(parents=True, exist_ok=True)
+    with (serving / ".lock").open("a+") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            lock.seek(0)
+            raise WorkFailed(f"process {lock.read().strip()} is changing {serving}: wait for it.") from error
+        lock.truncate(0)
+        lock.write(str(os.getpid()))
+        lock.flush()
+        for stale in serving.glob(".*.*"):
+            if stale.is_dir() and not stale.is_symlink() and stale.suffix in (".tmp", ".old"):
+                shutil.rmtree(stale)
+        yield
