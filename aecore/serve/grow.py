@@ -37,10 +37,10 @@ from aecore.data.items import Found, Kept, deduplicate, make_tables
 from aecore.data.reading import read_all
 from aecore.data.trees import ARCHIVE_SUFFIXES, archive, files, folder
 from aecore.embedding import Encoder
-from aecore.search.growth import BASE, commit, growth_folder, new_segment, segment_path, sweep
+from aecore.search.growth import growth_folder
 from aecore.search.searcher import Searcher, Source
 from aecore.serve.lock import locked
-from aecore.serve.segments import merged, to_merge, write_segment
+from aecore.serve.segments import append, retire
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -49,8 +49,6 @@ BATCH = 16_384
 """Files read in one step."""
 ADDED = "added"
 """Split of an image that was added."""
-COMPACT = 0.25
-"""Share of an added segment's rows that are removed before it is written anew without them."""
 
 
 @dataclasses.dataclass
@@ -125,12 +123,7 @@ def remove(ids: Sequence[str | int], where: str | None = None, as_json: bool = F
         gone = np.unique(positions)
         if len(gone) == searcher.count:
             raise UserError("these are all the images there are: an index of none cannot answer; nothing was removed.")
-        removed = dict(searcher.growth.removed)
-        names = [BASE, *searcher.growth.segments]
-        for place, _, rows in collection.split(gone):
-            removed[names[place]] = np.union1d(collection.segments[place].removed, rows)
-        commit(source.directory, searcher.manifest, list(searcher.growth.segments), removed)
-        searcher = _tidied(source)
+        searcher = retire(source, searcher, gone)
     if as_json:
         print(json.dumps({"source": searcher.told(source), "removed": len(gone), "images": searcher.count}, indent=2))
     else:
@@ -179,13 +172,8 @@ def _step(
         outcome.duplicates += len(found.paths) - len(new)
         if len(new):
             items = _items(found, dataclasses.replace(kept, items=new), stream, prefix, searcher)
-            name = new_segment(source.directory)
-            blocks = _blocks(pixels, new, encoder)
-            write_segment(segment_path(source.directory, name), searcher.base, items, blocks)
-            growth = searcher.growth
-            commit(source.directory, searcher.manifest, [*growth.segments, name], growth.removed)
+            append(source, searcher, items, _blocks(pixels, new, encoder))
             outcome.added += len(new)
-            _tidied(source)
     return True
 
 
@@ -236,25 +224,6 @@ def _blocks(pixels: IO[bytes], places: np.ndarray, encoder: Encoder) -> Iterator
 
     for codes in encoder.encode_stream(read()):
         yield waiting.popleft(), codes
-
-
-def _tidied(source: Source) -> Searcher:
-    """Merge segments of a size, write anew those that lost much, and remove what nothing refers to."""
-    copy = source.directory
-    while True:
-        searcher = Searcher.open(source)
-        added = searcher.collection.segments[1:]
-        lossy = [place for place, segment in enumerate(added) if len(segment.removed) > COMPACT * segment.size]
-        together = lossy[:1] or to_merge([segment.count for segment in added])
-        if not together:
-            sweep(copy)
-            return searcher
-        name = merged(copy, searcher, [1 + place for place in together])
-        names = list(searcher.growth.segments)
-        left = [other for place, other in enumerate(names) if place not in together]
-        gone = {names[place] for place in together}
-        removed = {segment: rows for segment, rows in searcher.growth.removed.items() if segment not in gone}
-        commit(copy, searcher.manifest, [*left, *([name] if name else [])], removed)
 
 
 def _hex(found: Found, place: int) -> str:

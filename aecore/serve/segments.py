@@ -14,9 +14,9 @@ from aecore.artifact import Manifest
 from aecore.data.images import Images, shard_name
 from aecore.data.items import SHARD_BYTES, no_aliases, write_tables
 from aecore.search import storage
-from aecore.search.growth import new_segment, segment_path
+from aecore.search.growth import BASE, commit, new_segment, segment_path, sweep
 from aecore.search.metric import BLOCK, codes
-from aecore.search.searcher import Searcher
+from aecore.search.searcher import Searcher, Source
 from aecore.search.segment import EXACT, Segment
 from aecore.vectors import Embeddings, vectors_name
 
@@ -29,6 +29,49 @@ SMALL = 1_024
 """Segments of up to so many rows count as of one size."""
 FAN = 4
 """Segments of about the same size that are merged into one."""
+LOSSY = 0.25
+"""Share of a segment's rows that are removed before it is written anew without them."""
+
+
+def append(
+    source: Source, searcher: Searcher, items: pa.Table, blocks: Iterable[tuple[np.ndarray, np.ndarray]]
+) -> Searcher:
+    """Add images to the published copy `source`, open as `searcher`, for good, and open it anew; needs the lock.
+
+    `items` and `blocks` as in `write_segment`.
+    """
+    copy, growth = source.directory, searcher.growth
+    name = new_segment(copy)
+    write_segment(segment_path(copy, name), searcher.base, items, blocks)
+    commit(copy, searcher.manifest, [*growth.segments, name], growth.removed)
+    return _tidied(source)
+
+
+def retire(source: Source, searcher: Searcher, positions: np.ndarray) -> Searcher:
+    """Remove the images at `positions` from the published copy, for good, and open it anew; needs the lock."""
+    names, removed = [BASE, *searcher.growth.segments], dict(searcher.growth.removed)
+    for place, _, rows in searcher.collection.split(positions):
+        removed[names[place]] = np.union1d(searcher.collection.segments[place].removed, rows)
+    commit(source.directory, searcher.manifest, list(searcher.growth.segments), removed)
+    return _tidied(source)
+
+
+def _tidied(source: Source) -> Searcher:
+    """Merge segments of a size, write anew those that lost much, and remove what nothing refers to."""
+    copy = source.directory
+    while True:
+        searcher = Searcher.open(source)
+        added = searcher.collection.segments[1:]
+        lossy = [place for place, segment in enumerate(added) if len(segment.removed) > LOSSY * segment.size]
+        together = lossy[:1] or to_merge([segment.count for segment in added])
+        if not together:
+            sweep(copy)
+            return searcher
+        name = _merged(copy, searcher, together)
+        names = list(searcher.growth.segments)
+        left = [other for place, other in enumerate(names) if place not in together]
+        removed = {segment: rows for segment, rows in searcher.growth.removed.items() if segment in (BASE, *left)}
+        commit(copy, searcher.manifest, [*left, *([name] if name else [])], removed)
 
 
 def write_segment(path: Path, base: Segment, items: pa.Table, blocks: Iterable[tuple[np.ndarray, np.ndarray]]) -> None:
@@ -96,18 +139,20 @@ def _placed(items: pa.Table, shards: list[int]) -> pa.Table:
     places = {"shard": np.repeat(np.arange(len(shards), dtype=np.int32), shards),
               "row": np.concatenate([np.arange(size, dtype=np.int32) for size in shards])}  # fmt: skip
     for name, column in places.items():
-        items = items.set_column(items.column_names.index(name), name, pa.array(column))
+        there = name in items.column_names
+        items = items.drop_columns([name]) if there else items
+        items = items.append_column(name, pa.array(column))
     return items
 
 
-def merged(copy: Path, searcher: Searcher, together: Sequence[int]) -> str | None:
-    """Write one segment of the living rows of some segments (their places in the collection); None where none lives.
+def _merged(copy: Path, searcher: Searcher, together: Sequence[int]) -> str | None:
+    """Write one segment of the living rows of some that were added (their places among these).
 
-    Returns its name. Nothing refers to it yet.
+    Returns its name, None where no row lives. Nothing refers to it yet.
     """
     import pyarrow as pa
 
-    parts = [searcher.collection.segments[place] for place in together]
+    parts = [searcher.collection.segments[1 + place] for place in together]
     living = [np.setdiff1d(np.arange(part.size), part.removed) for part in parts]
     if not sum(map(len, living)):
         return None

@@ -66,9 +66,15 @@ def random_vectors(seed: int = 0) -> np.ndarray:
 
 
 def brute(
-    vectors: np.ndarray, ids: np.ndarray, train: np.ndarray, queries: np.ndarray, k: int, metric: str
+    vectors: np.ndarray,
+    ids: np.ndarray,
+    train: np.ndarray,
+    queries: np.ndarray,
+    k: int,
+    metric: str,
+    among: int | None = None,
 ) -> Neighbours:
-    """The oracle, in float64."""
+    """The oracle, in float64; only the first `among` vectors answer."""
     x, q = vectors.astype(np.float64), queries.astype(np.float64)
     if metric == "cosine":
         mean = x[train].mean(axis=0)
@@ -78,6 +84,7 @@ def brute(
     else:
         distance = np.sqrt(((q[:, None] - x) ** 2).sum(axis=2))
         similarity = -distance
+    distance, similarity = distance[:, :among], similarity[:, :among]
     order = np.argsort(distance, axis=1)[:, :k]
     return Neighbours(ids[order], np.take_along_axis(similarity, order, 1), np.take_along_axis(distance, order, 1))
 

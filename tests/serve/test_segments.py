@@ -1,0 +1,271 @@
+"""Growing and forgetting: whatever came and went, the answers are those of a fresh exact build of what is left."""
+
+from __future__ import annotations
+
+import shutil
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from aecore import artifact
+from aecore.artifact import Manifest
+from aecore.config import WorkFailed
+from aecore.search import growth
+from aecore.search.growth import Growth
+from aecore.search.searcher import Neighbours, Searcher, Source
+from aecore.serve import segments
+from aecore.serve.segments import append, retire, to_merge
+from tests.search.test_searcher import COUNT, DIM, brute, random_vectors, write
+
+MODEL = Manifest("model", "a" * 64)
+
+
+@pytest.fixture(scope="module")
+def bases(tmp_path_factory: pytest.TempPathFactory) -> dict[tuple[str, bool], Path]:
+    """Published copies of 500 images by metric and whether they are exact; an inverted file is probed everywhere."""
+    made = {}
+    for metric in ("cosine", "l2"):
+        for exact in (True, False):
+            folder = tmp_path_factory.mktemp("base") / "0123456789ab"
+            write(folder, random_vectors(), metric, 10**6 if exact else 0)
+            made[metric, exact] = folder
+    return made
+
+
+@pytest.fixture(autouse=True)
+def quick(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Small segments of every kind, merged soon; no waiting for the disk; no model beside the copy."""
+    monkeypatch.setattr(segments, "FLAT_BELOW", 12)
+    monkeypatch.setattr(segments, "SMALL", 4)
+    monkeypatch.setattr(segments, "BLOCK", 7)
+    monkeypatch.setattr(segments, "SHARD_BYTES", 128 + 9 * 10)
+    monkeypatch.setattr(artifact, "fsync", lambda path: None)
+    read = artifact.read_manifest
+    monkeypatch.setattr(artifact, "read_manifest", lambda p, kind: MODEL if kind == "model" else read(p, kind))
+
+
+def table(ids: np.ndarray) -> pa.Table:
+    """Items with the base's columns."""
+    count = len(ids)
+    return pa.table({
+        "id": ids, "path": [f"new/{i}.png" for i in ids], "batch": [""] * count,
+        "label": pa.array([None] * count, pa.int32()), "label_name": pa.array([None] * count, pa.string()),
+        "split": ["added"] * count,
+    })  # fmt: skip
+
+
+def pictures(ids: np.ndarray) -> np.ndarray:
+    """An image that tells its id."""
+    return (ids[:, None] // 7 ** np.arange(9) % 251).astype(np.uint8).reshape(-1, 1, 3, 3)
+
+
+def blocks(ids: np.ndarray, vectors: np.ndarray) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    for start in range(0, len(ids), 5):
+        yield pictures(ids[start : start + 5]), vectors[start : start + 5]
+
+
+class Twin:
+    """What ought to be left, kept as plainly as can be."""
+
+    def __init__(self, searcher: Searcher) -> None:
+        base = searcher.base
+        self.train = base.embeddings.rows(base.images.positions("train"))
+        self.codes = dict(zip(base.ids.tolist(), base.embeddings.load(), strict=True))
+        self.gone: dict[int, np.ndarray] = {}
+
+    def expected(self, queries: np.ndarray, k: int, metric: str) -> Any:
+        ids = np.array(sorted(self.codes))
+        vectors = np.concatenate([np.stack([self.codes[i] for i in ids.tolist()]), self.train])
+        train = np.arange(len(ids), len(vectors))
+        everything = np.concatenate([ids, np.full(len(self.train), -1)])
+        return brute(vectors, everything, train, queries, k, metric, among=len(ids))
+
+
+def assert_the_same(found: Neighbours, expected: Neighbours, everything: Neighbours) -> None:
+    """Scores to 1e-5; an id may stand for another only where both are equally far, as far as float32 codes tell."""
+    np.testing.assert_allclose(found.similarity, expected.similarity, atol=1e-5)
+    np.testing.assert_allclose(found.distance, expected.distance, atol=1e-5)
+    for ids, wanted, names, distance in zip(found.ids, expected.ids, everything.ids, everything.distance, strict=True):
+        assert len(set(ids.tolist())) == len(ids)
+        order = np.argsort(names)
+        true = distance[order[np.searchsorted(names, ids, sorter=order)]]
+        assert ((ids == wanted) | (np.abs(true - distance[: len(ids)]) < 1e-6)).all()
+
+
+steps = st.lists(
+    st.one_of(
+        st.tuples(st.just("add"), st.integers(1, 40), st.integers(0, 2**32 - 1)),
+        st.tuples(st.just("remove"), st.integers(1, 300), st.integers(0, 2**32 - 1)),
+        st.tuples(st.just("again"), st.integers(1, 20), st.integers(0, 2**32 - 1)),
+    ),
+    min_size=1,
+    max_size=9,
+)
+
+
+@pytest.mark.parametrize("metric", ["cosine", "l2"])
+@pytest.mark.parametrize("exact", [True, False])
+@settings(max_examples=75, deadline=None, derandomize=True, database=None)
+@given(steps=steps)
+def test_any_adds_and_removes_answer_as_a_fresh_exact_build_of_what_is_left(
+    steps: list[tuple[str, int, int]], metric: str, exact: bool, bases: dict[tuple[str, bool], Path]
+) -> None:
+    copy = bases[metric, exact]
+    shutil.rmtree(growth.growth_folder(copy), ignore_errors=True)
+    source = Source("published", copy)
+    searcher = Searcher.open(source, MODEL)
+    if not exact:
+        searcher.base.index.nprobe = searcher.base.index.nlist
+    twin = Twin(searcher)
+    for what, size, seed in steps:
+        rng = np.random.default_rng([seed, 1])
+        if what == "add":
+            ids = np.setdiff1d(rng.choice(2**63 - 1, size), list(twin.codes))
+            if not len(ids):
+                continue
+            vectors = (rng.normal(size=(len(ids), DIM)) * 2 + 5).astype(np.float32)
+            searcher = append(source, searcher, table(ids), blocks(ids, vectors))
+            twin.codes |= dict(zip(ids.tolist(), vectors, strict=True))
+            twin.gone = {item_id: code for item_id, code in twin.gone.items() if item_id not in twin.codes}
+        elif what == "again" and twin.gone:
+            ids = rng.permutation(sorted(twin.gone))[:size]
+            vectors = np.stack([twin.gone.pop(i) for i in ids.tolist()])
+            searcher = append(source, searcher, table(ids), blocks(ids, vectors))
+            twin.codes |= dict(zip(ids.tolist(), vectors, strict=True))
+        elif what == "remove":
+            gone = rng.permutation(sorted(twin.codes))[: min(size, len(twin.codes) - 1)]
+            searcher = retire(source, searcher, np.sort(searcher.collection.positions(gone)))
+            twin.gone |= {i: twin.codes.pop(i) for i in gone.tolist()}
+        if not exact:
+            for segment in searcher.collection.segments:
+                if not segment.is_exact:
+                    segment.index.nprobe = segment.index.nlist
+
+    collection = searcher.collection
+    assert searcher.count == len(twin.codes)
+    left = np.concatenate(list(collection.blocks(64)))
+    assert set(collection.ids(left).tolist()) == set(twin.codes)
+    queries = np.concatenate([collection.vectors(left[:: max(1, len(left) // 8)]), random_vectors(5)[:8]])
+    expected = twin.expected(queries, len(twin.codes), metric)
+    for k in (1, 10, len(twin.codes)):
+        found = searcher.search(queries, k)
+        assert_the_same(found, Neighbours(*(part[:, :k] for part in expected)), expected)
+    for item_id, code in list(twin.codes.items())[-3:]:
+        np.testing.assert_array_equal(collection.vector(item_id), code)
+        assert collection.item(item_id)["id"] == item_id
+    added = left[left >= COUNT]
+    np.testing.assert_array_equal(collection.pixels(added), pictures(collection.ids(added)))
+    assert (collection.positions(np.array(sorted(twin.gone), np.int64)) == -1).all()
+    assert len(collection.segments) <= 1 + segments.FAN * 5
+
+
+def test_segments_of_a_size_are_merged_and_big_ones_left_alone() -> None:
+    small = segments.SMALL
+    assert to_merge([small, 1, 2]) == []
+    assert to_merge([1, 9 * small, 2, 3, small]) == [0, 2, 3, 4]
+    assert to_merge([5 * small] * 3 + [70 * small] * 4) == [3, 4, 5, 6]
+
+
+def test_a_million_adds_lie_in_few_segments() -> None:
+    sizes: list[int] = []
+    written = 0
+    for _ in range(4_096):
+        sizes.append(segments.SMALL)
+        while places := to_merge(sizes):
+            together = sum(sizes[place] for place in places)
+            written += together
+            sizes = [size for place, size in enumerate(sizes) if place not in places] + [together]
+    assert len(sizes) <= segments.FAN * 7
+    assert written <= 6 * 4_096 * segments.SMALL
+
+
+def test_what_nothing_refers_to_is_swept_but_the_generation_before_stays(bases: dict[tuple[str, bool], Path]) -> None:
+    copy = bases["cosine", True]
+    shutil.rmtree(growth.growth_folder(copy), ignore_errors=True)
+    source = Source("published", copy)
+    searcher, seen = Searcher.open(source, MODEL), []
+    for number in range(12):
+        ids = np.arange(1000 * number + 1, 1000 * number + 4)
+        before = searcher
+        searcher = append(source, searcher, table(ids), blocks(ids, random_vectors(number)[:3]))
+        seen.append(before.search(random_vectors()[:4], 5))  # whoever had it open goes on undisturbed
+    folder = growth.growth_folder(copy)
+    current = int((folder / "current").readlink().name)
+    assert {path.name for path in folder.iterdir()} == {"current", "segments", f"{current:06d}", f"{current - 1:06d}"}
+    named = {
+        s
+        for n in (current, current - 1)
+        for s in artifact.read_manifest(folder / f"{n:06d}", "growth").facts["segments"]
+    }
+    assert {path.name for path in (folder / "segments").iterdir()} == named
+    assert all((part.ids >= 0).all() for part in seen)
+
+
+@pytest.mark.parametrize("harm", ["segment", "generation", "tombstones", "other base", "other segment"])
+def test_a_damaged_growth_is_refused(harm: str, bases: dict[tuple[str, bool], Path]) -> None:
+    with tempfile.TemporaryDirectory() as folder:
+        copy = Path(folder) / "0123456789ab"
+        shutil.copytree(bases["cosine", True], copy)
+        source = Source("published", copy)
+        searcher, ids = Searcher.open(source, MODEL), np.arange(1, 40)
+        searcher = append(source, searcher, table(ids), blocks(ids, random_vectors(3)[:39]))
+        searcher = retire(source, searcher, np.array([0, 1]))
+        grown = growth.growth_folder(copy)
+        generation = grown / (grown / "current").readlink()
+        if harm == "segment":
+            path = grown / "segments/000001/index/index.faiss"
+            path.write_bytes(path.read_bytes()[:-1] + b"x")
+        elif harm == "generation":
+            (generation / "manifest.json").write_text("{")
+        elif harm == "tombstones":
+            np.save(generation / "base.npy", np.array([4, 5]))
+        elif harm == "other base":
+            shutil.rmtree(copy)
+            shutil.copytree(bases["l2", True], copy)
+        else:
+            ids = np.arange(50, 70)
+            segments.write_segment(
+                grown / "segments/000001", searcher.base, table(ids), blocks(ids, random_vectors(4)[:20])
+            )
+        with pytest.raises(WorkFailed):
+            opened_and_verified(source)
+
+
+def opened_and_verified(source: Source) -> Searcher:
+    growth.verify(
+        source.directory, Growth.read(source.directory, artifact.read_manifest(source.path("index"), "index"))
+    )
+    return Searcher.open(source, MODEL)
+
+
+def test_a_segment_that_cannot_be_written_changes_nothing(
+    bases: dict[tuple[str, bool], Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    copy = bases["cosine", True]
+    shutil.rmtree(growth.growth_folder(copy), ignore_errors=True)
+    source = Source("published", copy)
+    searcher, ids = Searcher.open(source, MODEL), np.arange(1, 40)
+    searcher = append(source, searcher, table(ids), blocks(ids, random_vectors(3)[:39]))
+    before = searcher.growth.manifest
+
+    def full(*arguments: Any) -> None:
+        raise OSError(28, "No space left on device")
+
+    for module, name in ((segments.storage, "save"), (segments, "write_tables"), (artifact, "write_json")):
+        with monkeypatch.context() as patch:
+            patch.setattr(module, name, full)
+            with pytest.raises(OSError, match="No space"):
+                append(source, searcher, table(ids + 100), blocks(ids + 100, random_vectors(4)[:39]))
+        assert Searcher.open(source, MODEL).growth.manifest == before
+    with monkeypatch.context() as patch:
+        patch.setattr(artifact, "write_json", full)
+        with pytest.raises(OSError, match="No space"):
+            retire(source, searcher, np.array([3]))
+        assert Searcher.open(source, MODEL).growth.manifest == before
