@@ -53,6 +53,16 @@ class Growth:
         removed = {segment: np.load(generation / f"{segment}.npy") for segment in manifest.facts["removed"]}
         return cls(number, manifest.facts["segments"], removed, manifest)
 
+    @property
+    def counts(self) -> tuple[int, int]:
+        """Images that were added and are there, and images of the base that were removed."""
+        if self.manifest is None:
+            return 0, 0
+        facts = self.manifest.facts
+        gone: dict[str, int] = dict(facts["removed"])
+        base = gone.pop(BASE, 0)
+        return facts["added"] - sum(gone.values()), base
+
 
 def growth_folder(copy: Path) -> Path:
     """Where the growth of a published copy lies."""
@@ -75,9 +85,13 @@ def commit(copy: Path, index: Manifest, segments: Sequence[str], removed: Mappin
     """Make the next generation and switch to it; the caller holds the lock. `index` is the base's."""
     folder = growth_folder(copy)
     name = f"{_current(folder) + 1:06d}"
-    digests = {s: artifact.read_manifest(segment_path(copy, s) / "index", "index").digest for s in segments}
+    parts = {segment: artifact.read_manifest(segment_path(copy, segment) / "index", "index") for segment in segments}
     rows = {segment: np.sort(gone).astype(np.int64) for segment, gone in removed.items() if len(gone)}
-    facts = {"segments": digests, "removed": {segment: len(gone) for segment, gone in rows.items()}}
+    facts = {
+        "segments": {segment: part.digest for segment, part in parts.items()},
+        "added": sum(part.facts["count"] for part in parts.values()),
+        "removed": {segment: len(gone) for segment, gone in rows.items()},
+    }
     with artifact.writing(folder / name, "growth", {"index": index}, facts) as directory:
         for segment, gone in rows.items():
             np.save(directory / f"{segment}.npy", gone)

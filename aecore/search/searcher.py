@@ -133,8 +133,8 @@ class Searcher:
         digests = {**{kind: sources[kind] for kind in PARTS if kind != "index"}, "index": self.manifest.digest}
         grown = None
         if self.growth.manifest is not None:
-            added = sum(segment.count for segment in self.collection.segments[1:])
-            grown = {"digest": self.growth.manifest.digest, "added": added, "removed": len(self.base.removed)}
+            added, removed = self.growth.counts
+            grown = {"digest": self.growth.manifest.digest, "added": added, "removed": removed}
         return {"kind": source.kind, "path": str(source.directory), "digests": digests, "growth": grown}
 
     def comparable(self, vectors: np.ndarray) -> np.ndarray:

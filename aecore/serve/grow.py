@@ -184,7 +184,7 @@ def _items(found: Found, kept: Kept, stream: Stream, prefix: str, searcher: Sear
 
     table = make_tables(found, kept, [ADDED] * len(kept.items), [len(kept.items)], stream)[0]["items"]
     names = searcher.base.images.label_names or []
-    labels = [_label(path, names, stream.packed) for path in table["path"].to_pylist()]
+    labels = [_label(path, names, stream.packed) if prefix else None for path in table["path"].to_pylist()]
     columns = {
         "path": pc.binary_join_element_wise(pa.scalar(printable(prefix)), table["path"], ""),
         "label": pa.array([names.index(label) if label in names else None for label in labels], pa.int32()),
@@ -205,7 +205,7 @@ def _items(found: Found, kept: Kept, stream: Stream, prefix: str, searcher: Sear
 
 def _label(path: str, names: Sequence[str], packed: bool) -> str | None:
     """The first folder on the path that is a label already; else the first folder of a tree, none of an archive."""
-    folders = PurePosixPath(path).parts[:-1] if not path.startswith("/") else ()
+    folders = PurePosixPath(path).parts[:-1]
     known = [name for name in folders if name in names]
     return known[0] if known else folders[0] if folders and not packed else None
 

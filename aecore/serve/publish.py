@@ -18,6 +18,7 @@ import json
 import os
 import re
 import shutil
+import sys
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -61,11 +62,27 @@ def publish(root: Path = Path()) -> None:
         if not whole:
             _copy(workspace, serving / name, parts, device)
         if name != previous:
+            _tell_left_behind(serving, previous)
             _switch(serving, "publish", name, previous)
         removed = _remove_old(serving)
     print(f"published {serving / name} ({parts['data'].facts['count']:,} images)", end="")
     print(f", in place of {previous}" if previous and previous != name else "", end="")
     print(f"; removed {', '.join(removed)}: the last {KEEP} are kept" if removed else f"; the last {KEEP} are kept")
+
+
+def _tell_left_behind(serving: Path, previous: str | None) -> None:
+    """Say on standard error what was added to the previous copy, or removed from it, and is not so in the new one."""
+    if previous is None or not (serving / previous).is_dir():
+        return
+    added, removed = Growth.read(
+        serving / previous, artifact.read_manifest(serving / previous / "index", "index")
+    ).counts
+    if added:
+        print(f"aecore publish: {added:,} images had been added to {previous} and are not in the new copy, unless "
+              "data.path holds them: add them again", file=sys.stderr)  # fmt: skip
+    if removed:
+        print(f"aecore publish: {removed:,} images had been removed from {previous} and are found again, unless they "
+              "were taken out of data.path: remove them again", file=sys.stderr)  # fmt: skip
 
 
 def rollback(root: Path = Path()) -> None:

@@ -21,6 +21,7 @@ from aecore.config import UserError, WorkFailed
 from aecore.data.images import Images
 from aecore.search import query
 from aecore.search.searcher import PARTS, Source
+from aecore.serve import lock
 from aecore.serve import publish as module
 from aecore.serve.publish import KEEP, copy_id, publish, rollback
 from aecore.vectors import Embeddings
@@ -325,12 +326,12 @@ def test_an_index_that_does_not_find_its_own_images_is_not_published(version: Ca
 
 
 def test_one_publishes_at_a_time(workspace: Path) -> None:
-    with module._locked(Path("serving")):
-        with pytest.raises(WorkFailed, match=f"process {os.getpid()} is publishing"):
+    with lock.locked(Path("serving")):
+        with pytest.raises(WorkFailed, match=f"process {os.getpid()} is changing"):
             publish()
         assert now() is None
     publish()
-    with module._locked(Path("serving")), pytest.raises(WorkFailed, match="is publishing"):
+    with lock.locked(Path("serving")), pytest.raises(WorkFailed, match="is changing"):
         rollback()
 
 
@@ -347,6 +348,7 @@ def test_a_history_cut_short_by_a_crash_still_grows(version: Callable[[int], str
 
 KILL = """
 import os, signal, sys
+from aecore.serve import lock
 from aecore.serve import publish as module
 kill = lambda *_: os.kill(os.getpid(), signal.SIGKILL)
 links = []
