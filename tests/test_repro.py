@@ -133,6 +133,6 @@ def test_a_wrong_parameter_ends_in_one_sentence_and_loses_nothing(project: Path)
     output = call(project, "dvc", "repro", status=255)
     assert "min_recall is 2" in output
     assert "Traceback" not in output
-    write_params(project, {"index": {"min_recall": 0.95}})
+    write_params(project, {"index": {"min_recall": 0.98}})
     assert ran(call(project, "dvc", "repro")) == []
     assert lock(project) == before

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import time
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -14,15 +13,19 @@ from aecore import artifact, config
 from aecore.artifact import Manifest
 from aecore.config import Runtime, WorkFailed
 from aecore.data.images import Images
-from aecore.search import storage
-from aecore.search.metric import BLOCK, IndexConfig, Metric, Shards, center_of, codes
-from aecore.search.recall import choose_queries, exact_neighbours, gather, recall_of, sample
+from aecore.search import kinds, storage
+from aecore.search.kinds import Kind
+from aecore.search.metric import BLOCK, IndexConfig, Vectors, center_of, codes
+from aecore.search.recall import Truth, choose_queries, exact_neighbours, exactly, recall_of, sample
+from aecore.search.vector_index import NONE, VectorIndex
 from aecore.vectors import Embeddings
 
-POINTS_PER_LIST = 39
-"""FAISS's own minimum of training points for a list of an inverted file."""
 SAMPLE_PER_LIST = 64
 """Training points taken for a list, at most."""
+SAMPLE = 65_536
+"""Training points taken at least, where there are as many: a compressed code needs them."""
+REFINED = (2, 4, 8, 16, 32)
+"""How many times k candidates of compressed codes are compared anew: the first that suffices."""
 
 NOT_FINITE = "the embeddings hold values that are not finite: train again with a lower train.learning_rate."
 
@@ -37,25 +40,19 @@ class Built(NamedTuple):
     center: np.ndarray
     """float32 (dim,): mean of the training split."""
     facts: dict[str, Any]
-    """For the manifest: count, dim, metric, kind of index, recall and how it was measured."""
-
-
-def lists_for(count: int, training: int) -> int:
-    """How many lists an inverted file of `count` vectors gets: 4 sqrt(count) as a power of two, all trainable."""
-    lists: int = 2 ** round(math.log2(4 * math.sqrt(count)))
-    while lists > 1 and POINTS_PER_LIST * lists > training:
-        lists //= 2
-    return lists
+    """For the manifest: count, dim, metric, kind of index, what was tried, recall and how it was measured."""
 
 
 def build(
-    shards: Shards, ids: np.ndarray, splits: Mapping[str, np.ndarray], section: IndexConfig, runtime: Runtime
+    vectors: Vectors, ids: np.ndarray, splits: Mapping[str, np.ndarray], section: IndexConfig, runtime: Runtime
 ) -> Built:
-    """Index the vectors that `shards` gives; row i carries `ids[i]` (int64), `splits` are positions by name, ascending.
+    """Index the vectors; row i carries `ids[i]` (int64), `splits` are positions by name, ascending.
 
-    An inverted file is trained on a sample of the training split and probed as widely as the validation split needs;
-    its recall is measured with the test split. Where a split is empty the one before it stands in.
-    Raises WorkFailed for no vectors, for values that are not finite, and for a recall below `min_recall`.
+    The first kind (see `aecore.search.kinds`) that fits `memory_mb` and reaches `min_recall` is taken. An inverted file
+    is trained on a sample of the training split and probed as widely as the validation split needs; its recall is
+    measured with the test split. Where a split is empty the one before it stands in.
+    Raises WorkFailed for no vectors, for values that are not finite, for a memory that nothing fits into, and where no
+    kind reaches `min_recall`.
     """
     import faiss
 
@@ -64,51 +61,97 @@ def build(
     if not count:
         raise WorkFailed("there are no embeddings to index: run `python -m aecore prepare` on a source with images.")
     training = splits["train"] if len(splits["train"]) else np.arange(count)
-    center = center_of(shards, training)
+    center = center_of(vectors, training)
     if not np.isfinite(center).all():
         raise WorkFailed(NOT_FINITE)
-    coded = _coded(shards, center, metric)
-    random = np.random.default_rng(runtime.seed)
+    dim, random = len(center), np.random.default_rng(runtime.seed)
+    order = np.argsort(ids, kind="stable")
+    lookup = np.stack([ids[order], order])
 
-    measure = storage.measure_of(metric)
-    trained: Any = None
-    lists = 0 if count <= section.exact_below else lists_for(count, len(training))
-    index: Any = storage.exact_index(len(center), metric)
-    if lists:
-        index = faiss.IndexIVFFlat(faiss.IndexFlat(len(center), measure), len(center), lists, measure)
-        index.cp.seed = runtime.seed
-        index.cp.min_points_per_centroid = 1
-        index.train(gather(coded, sample(training, SAMPLE_PER_LIST * lists, random), len(center)))
-        trained = faiss.clone_index(index)
-    for first, block in coded():
-        index.add_with_ids(block, ids[first : first + len(block)])
+    def coded() -> Iterator[tuple[int, np.ndarray]]:
+        """Blocks as they are compared, at most BLOCK rows at a time."""
+        for first, shard in vectors.shards():
+            for start in range(0, len(shard), BLOCK):
+                block = np.asarray(shard[start : start + BLOCK])
+                if not np.isfinite(block).all():
+                    raise WorkFailed(NOT_FINITE)
+                yield first + start, codes(block, center, metric)
 
+    candidates = kinds.possible(count, dim, len(training), section)
+    lists = max(kind.lists for kind in candidates)
+    learnt = sample(training, max(SAMPLE_PER_LIST * lists, SAMPLE), random) if lists else NONE
     tuning, measured = (choose_queries(splits, name, random, count) for name in ("validation", "test"))
-    if lists:
-        target = (1 + section.min_recall) / 2  # halfway to 1: the test split shall not fall below by chance
-        truth = exact_neighbours(coded, ids, tuning.positions, len(center), 10, measure)
-        index.nprobe = 1
-        while index.nprobe < lists and recall_of(index, truth, (10,))["10"] < target:
-            index.nprobe *= 2
-    recall = recall_of(index, exact_neighbours(coded, ids, measured.positions, len(center), 100, measure), (1, 10, 100))
-    if lists and recall["10"] < section.min_recall:
+    both = np.concatenate([tuning.positions, measured.positions])
+    queries = codes(vectors.rows(both), center, metric)
+    truth = exact_neighbours(coded(), ids, queries, ids[both], 100, storage.measure_of(metric))
+    if metric == "l2":  # FAISS's sums of squares cancel
+        truth = exactly(truth, VectorIndex(None, center, lookup, {"metric": metric}, vectors, NONE))
+    tuned, tested = truth.split(len(tuning.positions))
+
+    tried: list[dict[str, Any]] = []
+    for kind in candidates:
+        index, trained = _filled(kind, codes(vectors.rows(learnt), center, metric), coded(), ids, metric, runtime.seed)
+        facts = {"metric": metric, "index": kind.name, "refine": REFINED[-1] if kind.is_compressed else 1}
+        searched = VectorIndex(index, center, lookup, facts, vectors, NONE)
+        if kind.lists:
+            _tune(searched, facts, tuned, (1 + section.min_recall) / 2)
+        recall = recall_of(searched, tested, (1, 10, 100))
+        found = {"index": kind.name, "nprobe": int(index.nprobe) if kind.lists else None, "refine": facts["refine"]}
+        tried.append({**found, "bytes_per_vector": kind.bytes, "recall": recall})
+        if recall["10"] >= section.min_recall:
+            break
+    else:
+        best = max(tried, key=lambda attempt: float(attempt["recall"]["10"]))
         raise WorkFailed(
-            f"recall@10 of the index is {recall['10']} ({len(measured.positions)} {measured.split} queries, nprobe "
-            f"{index.nprobe} of {lists} lists), below index.min_recall {section.min_recall}: lower that, or raise "
+            f"recall@10 of the index is {best['recall']['10']} at best ({best['index']}, {len(measured.positions)} "
+            f"{measured.split} queries; tried: {', '.join(attempt['index'] for attempt in tried)}), below "
+            f"index.min_recall {section.min_recall}: lower that, raise index.memory_mb ({section.memory_mb}), or raise "
             f"index.exact_below ({section.exact_below}) to {count} or more to search exactly."
         )
-    facts = {
-        "count": count,
-        "dim": len(center),
-        "metric": metric,
-        "index": f"ivf{lists}" if lists else "exact",
-        "nprobe": int(index.nprobe) if lists else None,
-        "recall": recall,
-        "recall_queries": {"split": measured.split, "count": len(measured.positions)},
-    }
     if trained is not None:
         trained.nprobe = index.nprobe
-    return Built(index, trained, center, facts)
+    queried = {"split": measured.split, "count": len(measured.positions)}
+    kept = {"count": count, "dim": dim, "metric": metric, **tried[-1], "recall_queries": queried, "tried": tried}
+    return Built(index, trained, center, kept)
+
+
+def _filled(
+    kind: Kind, learnt: np.ndarray, coded: Iterator[tuple[int, np.ndarray]], ids: np.ndarray, metric: Any, seed: int
+) -> tuple[Any, Any]:
+    """An index of all codes, and the same before any was added (None where it needs no training)."""
+    import faiss
+
+    index = kinds.untrained(kind, learnt.shape[1], metric, seed)
+    trained = None
+    if kind.lists:
+        index.train(learnt)
+        trained = faiss.clone_index(index)
+    for first, block in coded:
+        index.add_with_ids(block, ids[first : first + len(block)])
+    return index, trained
+
+
+def _tune(searched: VectorIndex, facts: dict[str, Any], truth: Truth, target: float) -> None:
+    """Set the fewest lists to probe, and of compressed codes the fewest candidates, that reach the target recall@10."""
+    index = searched.index
+
+    def reached(nprobe: int, wanted: float = target) -> bool:
+        index.nprobe = nprobe
+        return recall_of(searched, truth, (10,))["10"] >= wanted
+
+    if "," in facts["index"]:
+        everywhere = min(index.nlist, 64)
+        for facts["refine"] in REFINED:
+            if reached(everywhere, (1 + target) / 2):
+                break
+    most = 1
+    while most < index.nlist and not reached(most):
+        most *= 2
+    most, least = min(most, index.nlist), most // 2  # `least` does not suffice
+    while most - least > max(1, most // 16):
+        middle = (most + least) // 2
+        least, most = (least, middle) if reached(middle) else (middle, most)
+    index.nprobe = most
 
 
 def main() -> None:
@@ -118,7 +161,7 @@ def main() -> None:
     artifact.check_chain(images.manifest, embeddings.manifest)
     started = time.perf_counter()
     splits = {name: images.positions(name) for name in ("train", "validation", "test")}
-    built = build(embeddings.shards, images.ids(), splits, section, runtime)
+    built = build(embeddings, images.ids(), splits, section, runtime)
     seconds = time.perf_counter() - started
 
     model = Manifest("model", embeddings.manifest.sources["model"])
@@ -141,20 +184,6 @@ def main() -> None:
         f"indexed {images.count:,} images ({section.metric}, {built.facts['index']}{probing}): "
         f"recall@10 {built.facts['recall']['10']}; index {manifest.digest[:12]}"
     )
-
-
-def _coded(shards: Shards, center: np.ndarray, metric: Metric) -> Shards:
-    """The same vectors as `codes`, at most BLOCK rows at a time."""
-
-    def blocks() -> Iterator[tuple[int, np.ndarray]]:
-        for first, shard in shards():
-            for start in range(0, len(shard), BLOCK):
-                block = np.asarray(shard[start : start + BLOCK])
-                if not np.isfinite(block).all():
-                    raise WorkFailed(NOT_FINITE)
-                yield first + start, codes(block, center, metric)
-
-    return blocks
 
 
 def _latency(index: Any, queries: np.ndarray, k: int = 10, batch: int = 256) -> dict[str, float]:

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, Protocol
 
 import numpy as np
 
@@ -14,8 +14,16 @@ BLOCK = 8_192
 """Codes in memory at a time, besides the index itself."""
 
 Metric = Literal["cosine", "l2"]
-Shards = Callable[[], Iterator[tuple[int, np.ndarray]]]
-"""Gives (position of its first row, float32 (n_k, dim)) shard by shard, anew at every call."""
+
+
+class Vectors(Protocol):
+    """Raw codes by position."""
+
+    def shards(self) -> Iterator[tuple[int, np.ndarray]]:
+        """Yield (position of its first row, float32 (n_k, dim)) shard by shard."""
+
+    def rows(self, positions: np.ndarray) -> np.ndarray:
+        """The codes at `positions`, float32 (m, dim)."""
 
 
 @dataclass(frozen=True)
@@ -26,11 +34,14 @@ class IndexConfig:
     """`cosine` of centred codes, or `l2`: Euclidean distance of the codes as they are."""
     exact_below: int
     """Search exactly up to this many images, by an inverted file (IVF) above."""
+    memory_mb: float | None
+    """What the searched codes and ids may take; codes are compressed to fit. None: as they are."""
     min_recall: float
     """Recall@10 against exact search below which no index is written."""
 
     def __post_init__(self) -> None:
         require(self.exact_below >= 0, "exact_below", self.exact_below, "0 or more")
+        require(self.memory_mb is None or self.memory_mb > 0, "memory_mb", self.memory_mb, "more than 0, or null")
         require(0 < self.min_recall <= 1, "min_recall", self.min_recall, "a share above 0 and up to 1")
 
 
@@ -65,10 +76,10 @@ def distances(queries: np.ndarray, others: np.ndarray, metric: Metric) -> np.nda
     return np.asarray(np.where(queries.any(axis=-1) & others.any(axis=-1), squared / 2, 1.0))
 
 
-def center_of(shards: Shards, positions: np.ndarray) -> np.ndarray:
+def center_of(vectors: Vectors, positions: np.ndarray) -> np.ndarray:
     """Mean of the vectors at the ascending `positions`, summed in float64, as float32 (dim,)."""
     total: np.ndarray | float = 0.0
-    for first, shard in shards():
+    for first, shard in vectors.shards():
         mine = positions[np.searchsorted(positions, first) : np.searchsorted(positions, first + len(shard))] - first
         for start in range(0, len(mine), BLOCK):
             total = total + shard[mine[start : start + BLOCK]].sum(axis=0, dtype=np.float64)

@@ -2,24 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any, NamedTuple
+from collections.abc import Iterator, Mapping
+from typing import NamedTuple
 
 import numpy as np
 
-from aecore.search.metric import Shards
+from aecore.search.vector_index import Candidates, VectorIndex, rescored
 
 QUERIES = 1_000
 """At most this many queries behind a recall."""
-
-
-class Found(NamedTuple):
-    """What FAISS answers."""
-
-    scores: np.ndarray
-    """float32 (q, k): inner products (larger is nearer) or squared Euclidean distances (smaller is nearer)."""
-    ids: np.ndarray
-    """int64 (q, k), nearest first; -1 where fewer were found."""
+RESCORED = 64
+"""Queries whose exact neighbours are in memory at a time."""
 
 
 class Queries(NamedTuple):
@@ -38,19 +31,26 @@ class Truth(NamedTuple):
     """Codes, float32 (q, dim)."""
     own: np.ndarray
     """Their ids, int64 (q,)."""
-    nearest: Found
+    nearest: Candidates
+
+    def split(self, first: int) -> tuple[Truth, Truth]:
+        """That of the `first` queries, and that of the others."""
+        return self._some(slice(None, first)), self._some(slice(first, None))
+
+    def _some(self, which: slice) -> Truth:
+        return Truth(self.queries[which], self.own[which], Candidates(*(part[which] for part in self.nearest)))
 
 
-def recall_at(k: int, found: Found, truth: Found, sign: int, tolerance: float) -> float:
+def recall_at(k: int, found: Candidates, truth: Candidates, tolerance: float) -> float:
     """Share of the k exact nearest that were found, averaged over queries; what ties with the k-th nearest counts.
 
-    `sign` is 1 where larger scores are nearer, else -1; scores closer than `tolerance` tie.
+    Distances closer than `tolerance` tie.
     """
     k = min(k, truth.ids.shape[1])
     if not k:
         return 1.0
     same = (found.ids[:, :k, None] == truth.ids[:, None, :k]).any(axis=2)
-    as_near = sign * found.scores[:, :k] >= sign * truth.scores[:, k - 1 : k] - tolerance
+    as_near = found.distance[:, :k] <= truth.distance[:, k - 1 : k] + tolerance
     return float(((same | as_near) & (found.ids[:, :k] >= 0)).mean())
 
 
@@ -70,42 +70,45 @@ def choose_queries(splits: Mapping[str, np.ndarray], name: str, random: np.rando
     return Queries("all", sample(np.arange(count), QUERIES, random))
 
 
-def gather(coded: Shards, positions: np.ndarray, dim: int) -> np.ndarray:
-    """The vectors at `positions`, float32 (m, dim)."""
-    result = np.empty((len(positions), dim), np.float32)
-    for first, block in coded():
-        here = (positions >= first) & (positions < first + len(block))
-        result[here] = block[positions[here] - first]
-    return result
-
-
-def exact_neighbours(coded: Shards, ids: np.ndarray, positions: np.ndarray, dim: int, k: int, measure: int) -> Truth:
-    """The k nearest of the vectors at `positions`, by comparison with every vector but themselves, block by block."""
+def exact_neighbours(
+    coded: Iterator[tuple[int, np.ndarray]], ids: np.ndarray, queries: np.ndarray, own: np.ndarray, k: int, measure: int
+) -> Truth:
+    """The k nearest of `queries`, by comparison with every code but their `own` (ids), block by block."""
     import faiss
 
-    queries, own = gather(coded, positions, dim), ids[positions]
     sign = -1 if measure == faiss.METRIC_INNER_PRODUCT else 1
     wide = min(k + 1, len(ids))
     scores, names = np.empty((len(queries), 0), np.float32), np.empty((len(queries), 0), np.int64)
-    for first, block in coded():
+    for first, block in coded:
         near, rows = faiss.knn(queries, block, min(wide, len(block)), metric=measure)
         scores, names = np.hstack([scores, near]), np.hstack([names, ids[first + rows]])
         order = np.argsort(sign * scores, axis=1, kind="stable")[:, :wide]
         scores, names = np.take_along_axis(scores, order, 1), np.take_along_axis(names, order, 1)
-    return Truth(queries, own, _without(own, Found(scores, names)))
+    distance = 1 - scores if sign < 0 else np.sqrt(np.maximum(scores, 0))
+    return Truth(queries, own, _without(own, Candidates(distance, names)))
 
 
-def _without(own: np.ndarray, found: Found) -> Found:
+def exactly(truth: Truth, index: VectorIndex) -> Truth:
+    """The same with distances computed anew from the codes of `index`, some queries at a time."""
+    parts = []
+    for start in range(0, len(truth.own), RESCORED):
+        ids = truth.nearest.ids[start : start + RESCORED]
+        found = index.codes(index.rows_of(ids.ravel()))
+        parts.append(rescored(truth.queries[start : start + RESCORED], ids, found, index.metric))
+    return Truth(truth.queries, truth.own, Candidates(*map(np.concatenate, zip(*parts, strict=True))))
+
+
+def recall_of(index: VectorIndex, truth: Truth, ks: tuple[int, ...]) -> dict[str, float]:
+    """Recall@k for each of `ks`, rounded to four digits, of what the index answers."""
+    tolerance = 2e-6 * float(np.linalg.norm(truth.queries, axis=1).max())
+    recall = {}
+    for k in ks:  # each by a search of its own: one for more neighbours may look further
+        found = _without(truth.own, index.nearest(truth.queries, min(k, truth.nearest.ids.shape[1]) + 1))
+        recall[str(k)] = round(recall_at(k, found, truth.nearest, tolerance), 4)
+    return recall
+
+
+def _without(own: np.ndarray, found: Candidates) -> Candidates:
     """One neighbour fewer: the query's `own` id (q,), or the last where it was not found."""
     order = np.argsort(found.ids == own[:, None], axis=1, kind="stable")[:, :-1]
-    return Found(np.take_along_axis(found.scores, order, 1), np.take_along_axis(found.ids, order, 1))
-
-
-def recall_of(index: Any, truth: Truth, ks: tuple[int, ...]) -> dict[str, float]:
-    """Recall@k of a faiss.Index for each of `ks`, rounded to four digits."""
-    import faiss
-
-    found = _without(truth.own, Found(*index.search(truth.queries, truth.nearest.ids.shape[1] + 1)))
-    tolerance = 1e-6 * float((truth.queries**2).sum(axis=1).max())  # float32 rounding of what FAISS sums
-    sign = 1 if index.metric_type == faiss.METRIC_INNER_PRODUCT else -1
-    return {str(k): round(recall_at(k, found, truth.nearest, sign, tolerance), 4) for k in ks}
+    return Candidates(np.take_along_axis(found.distance, order, 1), np.take_along_axis(found.ids, order, 1))

@@ -17,8 +17,9 @@ from aecore.config import UserError, WorkFailed
 from aecore.search.collection import Collection
 from aecore.search.growth import BASE, Growth, segment_path
 from aecore.search.metric import codes, distances
-from aecore.search.segment import NONE, Candidates, Segment, rescored
+from aecore.search.segment import Segment
 from aecore.search.storage import measure_of
+from aecore.search.vector_index import NONE, Candidates, rescored
 
 PARTS = {"data": config.PREPARED, "model": config.MODEL, "embeddings": config.EMBEDDINGS, "index": config.INDEX}
 """The artefacts a search needs, and where the workspace has them; a published copy holds each under its kind."""

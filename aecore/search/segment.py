@@ -1,4 +1,4 @@
-"""`Segment`: an index with the codes and images it holds.
+"""`Segment`: a vector index with the images it holds.
 
 A published copy has one segment to begin with, the base; what is added later lies in segments of its own. They share
 the base's centre and, where that is an inverted file, its trained quantiser. A row of a segment never changes; a
@@ -7,12 +7,9 @@ removed one is passed over (a tombstone).
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 import numpy as np
 
@@ -20,50 +17,24 @@ from aecore import artifact
 from aecore.artifact import Manifest
 from aecore.data.images import Images
 from aecore.search import storage
-from aecore.search.metric import Metric, codes, distances
+from aecore.search.vector_index import EXACT, NONE, VectorIndex
 from aecore.vectors import Embeddings
-
-if TYPE_CHECKING:
-    pass
-
-EXACT = "exact"
-PARTS = ("data", "embeddings", "index")
-"""The artefacts of a segment, each in the folder of its kind."""
-GATHERED = 2**21
-"""Numbers of candidates' codes in memory at a time, about."""
-NONE = np.empty(0, np.int64)
-
-
-class Candidates(NamedTuple):
-    """Of each query what one search found, nearest first."""
-
-    distance: np.ndarray
-    """float64 (q, w): 1 - cosine, or the Euclidean distance; infinite where fewer were found."""
-    ids: np.ndarray
-    """int64 (q, w), -1 where fewer were found."""
 
 
 @dataclass(frozen=True, eq=False)
-class Segment:
-    """An open index beside the codes and images it was made from. Threads may share one."""
+class Segment(VectorIndex):
+    """The three artefacts of a segment, open."""
 
-    index: Any
-    """faiss.Index, the images' ids inside."""
-    center: np.ndarray
-    """float32 (dim,)."""
-    lookup: np.ndarray
-    """int64 (2, size), memory-mapped: ids ascending, and the row of each."""
+    embeddings: Embeddings
+    images: Images
+    manifest: Manifest
+    """Of the index."""
     directory: Path
     """Of the index."""
-    manifest: Manifest
-    images: Images
-    embeddings: Embeddings
-    removed: np.ndarray
-    """Rows that do not answer any more, int64 ascending."""
 
     @classmethod
     def open(cls, path: Callable[[str], Path], model: Manifest, removed: np.ndarray = NONE) -> Segment:
-        """Open its artefacts, `path` of each of PARTS, and check that they and the `model` belong together.
+        """Open data, embeddings and index, `path` of each kind, and check that they and the `model` belong together.
 
         An inverted file is memory-mapped. Raises as `artifact.read_manifest` does, and WorkFailed naming both digests
         where one artefact was not made from the others.
@@ -72,120 +43,4 @@ class Segment:
         manifest = artifact.read_manifest(path("index"), "index")
         artifact.check_chain(images.manifest, model, embeddings.manifest, manifest)
         files = storage.load(path("index"), mapped=manifest.facts["index"] != EXACT)
-        return cls(*files, path("index"), manifest, images, embeddings, removed)
-
-    @property
-    def size(self) -> int:
-        """Rows, removed ones too."""
-        return self.images.count
-
-    @property
-    def count(self) -> int:
-        """Rows that answer."""
-        return self.size - len(self.removed)
-
-    @property
-    def metric(self) -> Metric:
-        """What "near" means."""
-        metric: Literal["cosine", "l2"] = self.manifest.facts["metric"]
-        return metric
-
-    @property
-    def is_exact(self) -> bool:
-        """Whether every row is compared."""
-        return bool(self.manifest.facts["index"] == EXACT)
-
-    @property
-    def scores_are_final(self) -> bool:
-        """Whether FAISS's float32 sums are distances to 1e-6: not of compressed codes, nor of squares that cancel."""
-        return self.metric == "cosine" and "," not in self.manifest.facts["index"]
-
-    def rows_of(self, ids: np.ndarray) -> np.ndarray:
-        """Rows of ids int64 (m,), -1 where an id is not here or was removed."""
-        known, order = self.lookup
-        place = np.minimum(np.searchsorted(known, ids), self.size - 1)
-        rows = np.where(known[place] == ids, order[place], -1)
-        if len(self.removed):
-            rows[np.isin(rows, self.removed)] = -1
-        return rows
-
-    def codes(self, rows: np.ndarray) -> np.ndarray:
-        """Codes as they are compared, float32 (m, dim)."""
-        return codes(self.embeddings.rows(rows), self.center, self.metric)
-
-    @cached_property
-    def ids(self) -> np.ndarray:
-        """Id of every row, int64 (size,)."""
-        known, order = self.lookup
-        ids = np.empty(self.size, np.int64)
-        ids[order] = known
-        return ids
-
-    def nearest(self, queries: np.ndarray, k: int, among: np.ndarray | None = None) -> Candidates:
-        """At least the k nearest (at most `count`) to codes (q, dim) as they are compared, among all or some rows.
-
-        An inverted file is probed the more widely the smaller the share of its rows that answers.
-        """
-        import faiss
-
-        most = self.count if among is None else len(among)
-        k = min(k, most)
-        wide = min(k * self.manifest.facts.get("refine", 1), most)
-        parameters = self._living
-        if among is not None:
-            parameters = self._searching(faiss.IDSelectorBatch(self.ids[among]), len(among) / self.size)
-        step = max(1, GATHERED // (max(1, wide) * queries.shape[1]))
-        if self.scores_are_final or len(queries) <= step:
-            return self._found(queries, k, wide, parameters)
-        parts = [self._found(queries[i : i + step], k, wide, parameters) for i in range(0, len(queries), step)]
-        return Candidates(*(np.concatenate(arrays) for arrays in zip(*parts, strict=True)))
-
-    @cached_property
-    def _living(self) -> Any:
-        """What FAISS has to heed so that no removed row answers; None where none was removed."""
-        import faiss
-
-        if not len(self.removed):
-            return None
-        gone = faiss.IDSelectorBatch(self.ids[self.removed])
-        living: Any = faiss.IDSelectorNot(gone)
-        living.negated = gone  # FAISS holds a pointer only
-        return self._searching(living, self.count / self.size)
-
-    def _searching(self, selector: Any, share: float) -> Any:
-        """Parameters of a search among the `share` of the rows that `selector` lets through."""
-        import faiss
-
-        if self.is_exact:
-            exact: Any = faiss.SearchParameters
-            return exact(sel=selector)
-        inverted: Any = faiss.SearchParametersIVF
-        return inverted(sel=selector, nprobe=min(self.index.nlist, math.ceil(self.index.nprobe / max(share, 1e-9))))
-
-    def _found(self, queries: np.ndarray, k: int, wide: int, parameters: Any) -> Candidates:
-        scores, ids = self.index.search(queries, wide, params=parameters)
-        if not self.is_exact:
-            short = np.flatnonzero(ids[:, k - 1] < 0) if k else NONE  # the probed lists held fewer: probe them all
-            if len(short):
-                scores[short], ids[short] = self._everywhere(queries[short], wide, parameters)
-        if self.scores_are_final:
-            distance = np.where(ids < 0, np.inf, 1 - scores.astype(np.float64))
-            return Candidates(distance, ids)
-        found = rescored(queries, ids, self.codes(self.rows_of(ids.ravel())), self.metric)
-        return Candidates(found.distance[:, :k], found.ids[:, :k])
-
-    def _everywhere(self, queries: np.ndarray, k: int, parameters: Any) -> tuple[np.ndarray, np.ndarray]:
-        import faiss
-
-        inverted: Any = faiss.SearchParametersIVF
-        selected = {} if parameters is None else {"sel": parameters.sel}
-        everywhere = inverted(nprobe=self.index.nlist, **selected)
-        return self.index.search(queries, k, params=everywhere)  # type: ignore[no-any-return]
-
-
-def rescored(queries: np.ndarray, ids: np.ndarray, found: np.ndarray, metric: Metric) -> Candidates:
-    """Candidates `ids` (q, w), whose codes are `found` (q * w, dim), by their exact distances; equal ones by id."""
-    distance = distances(queries[:, None], found.reshape(*ids.shape, -1), metric)
-    distance[ids < 0] = np.inf
-    order = np.lexsort((ids, distance), axis=1)
-    return Candidates(np.take_along_axis(distance, order, 1), np.take_along_axis(ids, order, 1))
+        return cls(*files, manifest.facts, embeddings, removed, images, manifest, path("index"))

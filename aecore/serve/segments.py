@@ -17,7 +17,8 @@ from aecore.search import storage
 from aecore.search.growth import BASE, commit, new_segment, segment_path, sweep
 from aecore.search.metric import BLOCK, codes
 from aecore.search.searcher import Searcher, Source
-from aecore.search.segment import EXACT, Segment
+from aecore.search.segment import Segment
+from aecore.search.vector_index import EXACT
 from aecore.vectors import Embeddings, vectors_name
 
 if TYPE_CHECKING:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import faiss
 import numpy as np
@@ -11,9 +12,11 @@ import pytest
 
 from aecore.config import Runtime, UserError, WorkFailed
 from aecore.search import index
-from aecore.search.index import build, lists_for
-from aecore.search.metric import IndexConfig, Metric, Shards, codes
-from aecore.search.recall import Found, recall_at
+from aecore.search.index import build
+from aecore.search.kinds import lists_for, possible
+from aecore.search.metric import IndexConfig, Metric, codes
+from aecore.search.recall import recall_at
+from aecore.search.vector_index import Candidates
 
 RUNTIME = Runtime(seed=0, threads=1, device="cpu")
 
@@ -25,15 +28,25 @@ def clustered(count: int, dim: int = 8, clusters: int = 40, spread: float = 0.4,
     return (centres[rng.integers(0, clusters, count)] + spread * rng.normal(size=(count, dim))).astype(np.float32)
 
 
-def in_shards(vectors: np.ndarray, sizes: tuple[int, ...]) -> Shards:
-    def shards() -> Iterator[tuple[int, np.ndarray]]:
-        first = 0
-        for size in sizes:
-            yield first, vectors[first : first + size]
-            first += size
-        assert first == len(vectors)
+class Sharded:
+    """Vectors in shards of these sizes."""
 
-    return shards
+    def __init__(self, vectors: np.ndarray, sizes: tuple[int, ...]) -> None:
+        assert sum(sizes) == len(vectors)
+        self.vectors, self.sizes = vectors, sizes
+
+    def shards(self) -> Iterator[tuple[int, np.ndarray]]:
+        first = 0
+        for size in self.sizes:
+            yield first, self.vectors[first : first + size]
+            first += size
+
+    def rows(self, positions: np.ndarray) -> np.ndarray:
+        return self.vectors[positions]
+
+
+def asked(metric: Metric, exact_below: int, min_recall: float, memory_mb: float | None = None) -> IndexConfig:
+    return IndexConfig(metric, exact_below, memory_mb, min_recall)
 
 
 def random_ids(count: int) -> np.ndarray:
@@ -84,64 +97,106 @@ def test_very_long_and_very_short_vectors_keep_their_direction() -> None:
 
 def test_center_is_the_mean_of_the_training_split(small_blocks: None) -> None:
     vectors, splits = clustered(2000), thirds(2000)
-    built = build(
-        in_shards(vectors, (5, 995, 1000)), random_ids(2000), splits, IndexConfig("cosine", 2000, 0.9), RUNTIME
-    )
+    built = build(Sharded(vectors, (5, 995, 1000)), random_ids(2000), splits, asked("cosine", 2000, 0.9), RUNTIME)
     np.testing.assert_allclose(built.center, vectors[splits["train"]].mean(axis=0, dtype=np.float64), rtol=1e-6)
 
 
 @pytest.mark.parametrize("metric", ["cosine", "l2"])
 def test_an_exact_index_has_recall_one(metric: Metric, small_blocks: None) -> None:
-    shards = in_shards(clustered(2000), (1500, 500))
-    built = build(shards, random_ids(2000), thirds(2000), IndexConfig(metric, 2000, 0.9), RUNTIME)
+    shards = Sharded(clustered(2000), (1500, 500))
+    built = build(shards, random_ids(2000), thirds(2000), asked(metric, 2000, 0.9), RUNTIME)
+    found = {"index": "exact", "nprobe": None, "refine": 1, "bytes_per_vector": 40}
+    recall = {"1": 1.0, "10": 1.0, "100": 1.0}
     assert built.facts == {
-        "count": 2000,
-        "dim": 8,
-        "metric": metric,
-        "index": "exact",
-        "nprobe": None,
-        "recall": {"1": 1.0, "10": 1.0, "100": 1.0},
-        "recall_queries": {"split": "test", "count": 400},
-    }
+        "count": 2000, "dim": 8, "metric": metric, **found, "recall": recall,
+        "recall_queries": {"split": "test", "count": 400}, "tried": [{**found, "recall": recall}],
+    }  # fmt: skip
 
 
 @pytest.mark.parametrize("metric", ["cosine", "l2"])
 def test_recall_of_an_inverted_file_is_what_numpy_counts(metric: Metric, small_blocks: None) -> None:
     vectors, ids, splits = clustered(4000), random_ids(4000), thirds(4000)
-    built = build(in_shards(vectors, (2500, 1500)), ids, splits, IndexConfig(metric, 3999, 0.8), RUNTIME)
+    built = build(Sharded(vectors, (2500, 1500)), ids, splits, asked(metric, 3999, 0.8), RUNTIME)
     assert built.facts["index"] == "ivf64"
     assert 1 <= built.facts["nprobe"] < 64
 
     coded = codes(vectors, built.center, metric).astype(np.float64)
-    hits: dict[int, list[float]] = {1: [], 10: [], 100: []}
+    hits: dict[int, list[float]] = {1: [], 10: []}
     for position in splits["test"]:
         far = ((coded - coded[position]) ** 2).sum(axis=1)
         far[position] = np.inf
         exact = ids[np.argsort(far)]
-        found = built.index.search(coded[position][None].astype(np.float32), 101)[1][0]
-        found = found[found != ids[position]]
         for k in hits:
+            found = built.index.search(coded[position][None].astype(np.float32), k + 1)[1][0]
+            found = found[found != ids[position]]
             hits[k].append(len(set(found[:k]) & set(exact[:k])) / k)
     for k, shares in hits.items():
         assert built.facts["recall"][str(k)] == pytest.approx(np.mean(shares), abs=2e-4)
     assert 0.8 <= built.facts["recall"]["10"] < 1
 
 
-def test_nprobe_is_the_smallest_power_of_two_that_reaches_the_target() -> None:
+def test_no_more_lists_are_probed_than_the_asked_recall_needs() -> None:
     vectors, ids, splits = clustered(4000), random_ids(4000), thirds(4000)
-    shards, asked = in_shards(vectors, (4000,)), {}
-    for recall in (0.1, 0.9, 1.0):
-        asked[recall] = build(shards, ids, splits, IndexConfig("l2", 0, recall), RUNTIME).facts["nprobe"]
-    assert asked[0.1] < asked[0.9] < asked[1.0]
-    assert all(nprobe & (nprobe - 1) == 0 for nprobe in asked.values())
+    nprobes = {}
+    for recall in (0.1, 0.8, 0.97):
+        built = build(Sharded(vectors, (4000,)), ids, splits, asked("l2", 0, recall), RUNTIME)
+        nprobes[recall] = built.facts["nprobe"]
+        assert built.index.nprobe == built.trained.nprobe == nprobes[recall]
+    assert nprobes[0.1] < nprobes[0.8] < nprobes[0.97]
+
+
+@pytest.mark.parametrize("metric", ["cosine", "l2"])
+@pytest.mark.parametrize(("memory_mb", "kind", "each"), [(None, "ivf128", 72), (0.5, "ivf128,sq8", 24),
+                                                        (0.3, "ivf128,pq8", 16), (0.2, "ivf128,pq4", 12)])  # fmt: skip
+def test_codes_are_compressed_to_fit_the_memory_and_the_recall_holds(
+    metric: Metric, memory_mb: float | None, kind: str, each: int
+) -> None:
+    vectors, ids, splits = clustered(16_000, dim=16), random_ids(16_000), thirds(16_000)
+    built = build(Sharded(vectors, (9_000, 7_000)), ids, splits, asked(metric, 0, 0.9, memory_mb), RUNTIME)
+    assert (built.facts["index"], built.facts["bytes_per_vector"]) == (kind, each)
+    assert memory_mb is None or each * 16_000 <= memory_mb * 2**20
+    assert built.facts["recall"]["10"] >= 0.9
+    assert (built.facts["refine"] > 1) == ("," in kind)
+    coded = codes(vectors, built.center, metric).astype(np.float64)
+    rows, hits = dict(zip(ids.tolist(), range(16_000), strict=True)), []
+    for position in splits["test"][:200]:
+        far = ((coded - coded[position]) ** 2).sum(axis=1)
+        wide = 11 * built.facts["refine"]
+        proposed = built.index.search(coded[position][None].astype(np.float32), wide)[1][0]
+        at = np.array([rows[i] for i in proposed.tolist() if i >= 0 and rows[i] != position])
+        best = at[np.argsort(far[at])][:10]
+        far[position] = np.inf
+        hits.append(len(set(best.tolist()) & set(np.argsort(far)[:10].tolist())) / 10)
+    assert np.mean(hits) == pytest.approx(built.facts["recall"]["10"], abs=0.05)
+
+
+def test_a_kind_that_fails_is_followed_by_the_next_and_both_are_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    vectors, ids, splits = clustered(4000), random_ids(4000), thirds(4000)
+    real = index.recall_of
+
+    def poor(searched: Any, truth: Any, ks: tuple[int, ...]) -> dict[str, float]:
+        found = real(searched, truth, ks)
+        return found if "sq8" in searched.facts["index"] else dict.fromkeys(found, 0.1)
+
+    monkeypatch.setattr(index, "recall_of", poor)
+    built = build(Sharded(vectors, (4000,)), ids, splits, asked("cosine", 0, 0.9), RUNTIME)
+    assert built.facts["index"] == "ivf64,sq8"
+    assert [attempt["index"] for attempt in built.facts["tried"]] == ["ivf64", "ivf64,sq8"]
+
+
+def test_a_memory_that_nothing_fits_into_is_refused() -> None:
+    with pytest.raises(WorkFailed, match=r"60,000 codes of 64 numbers take 0.9 MB.*index.memory_mb allows 0.1"):
+        possible(60_000, 64, 50_000, asked("cosine", 0, 0.9, 0.1))
+    exact = possible(100, 64, 70, asked("cosine", 100, 0.9))[0]
+    assert exact.name == "exact"
 
 
 @pytest.mark.parametrize("exact_below", [10_000, 0])
 def test_two_builds_have_the_same_bytes(exact_below: int, tmp_path: Path) -> None:
     vectors, ids = clustered(3000), random_ids(3000)
     for name in ("a", "b"):
-        section = IndexConfig("cosine", exact_below, 0.5)
-        built = build(in_shards(vectors, (3000,)), ids, thirds(3000), section, Runtime(0, 2, "cpu"))
+        section = asked("cosine", exact_below, 0.5)
+        built = build(Sharded(vectors, (3000,)), ids, thirds(3000), section, Runtime(0, 2, "cpu"))
         faiss.write_index(built.index, str(tmp_path / name))
     assert (tmp_path / "a").read_bytes() == (tmp_path / "b").read_bytes()
 
@@ -152,7 +207,7 @@ def test_the_inverted_file_is_trained_on_the_training_split_only() -> None:
     moved[splits["test"]] += 1
     quantisers = []
     for given in (vectors, moved):
-        built = build(in_shards(given, (3000,)), ids, splits, IndexConfig("l2", 0, 0.1), RUNTIME)
+        built = build(Sharded(given, (3000,)), ids, splits, asked("l2", 0, 0.1), RUNTIME)
         quantisers.append(built.index.quantizer.reconstruct_n(0, built.index.nlist))
     np.testing.assert_array_equal(*quantisers)
 
@@ -160,8 +215,11 @@ def test_the_inverted_file_is_trained_on_the_training_split_only() -> None:
 def test_a_recall_below_the_limit_is_refused() -> None:
     vectors, splits = clustered(3000, spread=0.01), thirds(3000)  # what tunes the probing is easy, ...
     vectors[splits["test"]] = 3 + 3 * np.random.default_rng(5).normal(size=(len(splits["test"]), 8))  # ... the test not
-    with pytest.raises(WorkFailed, match=r"recall@10 .* below index.min_recall 0.9.*index.exact_below \(0\) to 3000"):
-        build(in_shards(vectors, (3000,)), random_ids(3000), splits, IndexConfig("l2", 0, 0.9), RUNTIME)
+    with pytest.raises(
+        WorkFailed,
+        match=r"recall@10 .*tried: ivf32, ivf32,sq8.* below index.min_recall 0.9.*index.exact_below \(0\) to 3000",
+    ):
+        build(Sharded(vectors, (3000,)), random_ids(3000), splits, asked("l2", 0, 0.9), RUNTIME)
 
 
 @pytest.mark.parametrize("exact_below", [0, 100])
@@ -171,15 +229,15 @@ def test_a_recall_below_the_limit_is_refused() -> None:
 )
 def test_few_images_and_empty_splits(count: int, exact_below: int, empty: tuple[str, ...]) -> None:
     splits = {name: np.array([], np.int64) if name in empty else at for name, at in thirds(count).items()}
-    built = build(in_shards(clustered(count), (count,)), random_ids(count), splits,
-                  IndexConfig("cosine", exact_below, 0.5), RUNTIME)  # fmt: skip
+    built = build(Sharded(clustered(count), (count,)), random_ids(count), splits,
+                  asked("cosine", exact_below, 0.5), RUNTIME)  # fmt: skip
     assert built.index.ntotal == count
     assert set(built.facts["recall"]) == {"1", "10", "100"}
 
 
 def test_equal_codes_do_not_lower_the_recall() -> None:
     vectors = np.repeat(clustered(20), 50, axis=0)
-    built = build(in_shards(vectors, (1000,)), random_ids(1000), thirds(1000), IndexConfig("cosine", 0, 1.0), RUNTIME)
+    built = build(Sharded(vectors, (1000,)), random_ids(1000), thirds(1000), asked("cosine", 0, 1.0), RUNTIME)
     assert built.facts["recall"]["10"] == 1
 
 
@@ -189,31 +247,31 @@ def test_codes_that_are_not_finite_are_refused(value: float, position: int) -> N
     vectors = clustered(100)
     vectors[position, 3] = value
     with pytest.raises(WorkFailed, match="not finite"):
-        build(in_shards(vectors, (100,)), random_ids(100), thirds(100), IndexConfig("cosine", 100, 0.5), RUNTIME)
+        build(Sharded(vectors, (100,)), random_ids(100), thirds(100), asked("cosine", 100, 0.5), RUNTIME)
 
 
 def test_no_images_are_refused() -> None:
     with pytest.raises(WorkFailed, match="no embeddings"):
-        build(in_shards(np.empty((0, 8), np.float32), ()), random_ids(0), thirds(0), IndexConfig("l2", 0, 0.5), RUNTIME)
+        build(Sharded(np.empty((0, 8), np.float32), ()), random_ids(0), thirds(0), asked("l2", 0, 0.5), RUNTIME)
 
 
-@pytest.mark.parametrize(("count", "training", "lists"), [(60_000, 50_000, 1024), (1_000_000, 700_000, 4096),
-                                                          (60_000, 20_000, 512), (10, 8, 1)])  # fmt: skip
+@pytest.mark.parametrize(("count", "training", "lists"), [(60_000, 50_000, 256), (1_000_000, 700_000, 1024),
+                                                          (60_000, 3_000, 64), (10, 8, 1)])  # fmt: skip
 def test_lists(count: int, training: int, lists: int) -> None:
     assert lists_for(count, training) == lists
     assert lists == 1 or 39 * lists <= training
 
 
 def test_recall_counts_ties_but_nothing_that_was_not_found() -> None:
-    truth = Found(np.array([[9, 8, 8]], np.float32), np.array([[1, 2, 3]]))
-    tied = Found(np.array([[9, 8, 8]], np.float32), np.array([[1, 3, 4]]))
-    assert recall_at(2, tied, truth, 1, 0) == 1
-    assert recall_at(2, Found(tied.scores, np.array([[1, -1, -1]])), truth, 1, 0) == 0.5
-    assert recall_at(2, Found(np.array([[1, 2, 3]], np.float32), np.array([[7, 6, 5]])), truth, -1, 0) == 1
-    assert recall_at(10, tied, truth, 1, 0) == 1
+    truth = Candidates(np.array([[1.0, 2, 2]]), np.array([[1, 2, 3]]))
+    tied = Candidates(np.array([[1.0, 2, 2]]), np.array([[1, 3, 4]]))
+    assert recall_at(2, tied, truth, 0) == 1
+    assert recall_at(2, Candidates(tied.distance, np.array([[1, -1, -1]])), truth, 0) == 0.5
+    assert recall_at(2, Candidates(np.array([[3.0, 4, 5]]), np.array([[7, 6, 5]])), truth, 0) == 0
+    assert recall_at(10, tied, truth, 0) == 1
 
 
 @pytest.mark.parametrize(("exact_below", "min_recall"), [(-1, 0.9), (0, 0.0), (0, 1.1)])
 def test_impossible_sections_are_refused(exact_below: int, min_recall: float) -> None:
     with pytest.raises(UserError, match="expected"):
-        IndexConfig("cosine", exact_below, min_recall)
+        asked("cosine", exact_below, min_recall)
