@@ -13,6 +13,9 @@ from aecore.config import require
 BLOCK = 8_192
 """Codes in memory at a time, besides the index itself."""
 
+ROUNDING = 1e-6
+"""Of a vector's length: what is nearer to the centre is the centre."""
+
 Metric = Literal["cosine", "l2"]
 
 
@@ -54,13 +57,14 @@ def codes(vectors: np.ndarray, center: np.ndarray, metric: Metric) -> np.ndarray
         return np.ascontiguousarray(vectors, dtype=np.float32)
     result = np.empty(vectors.shape, np.float32)
     for start in range(0, len(vectors), BLOCK):
-        raw = vectors[start : start + BLOCK].astype(np.float64)
-        centred = raw - center
-        length = np.linalg.norm(centred, axis=1, keepdims=True)
-        rounding = 1e-6 * np.linalg.norm(raw, axis=1, keepdims=True)
-        np.divide(centred, length, out=centred, where=length > rounding)
-        centred[length[:, 0] <= rounding[:, 0]] = 0
-        result[start : start + BLOCK] = centred
+        raw = vectors[start : start + BLOCK]
+        centred = np.subtract(raw, center, dtype=np.float64)
+        length = np.sqrt(np.einsum("nd,nd->n", centred, centred))
+        short = np.flatnonzero(~(length > ROUNDING * (np.linalg.norm(center.astype(np.float64)) + length)))
+        short = short[length[short] <= ROUNDING * np.linalg.norm(raw[short].astype(np.float64), axis=1)]
+        length[short] = 1
+        np.divide(centred, length[:, None], out=result[start : start + BLOCK], casting="same_kind")
+        result[start + short] = 0
     return result
 
 

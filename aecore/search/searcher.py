@@ -237,6 +237,7 @@ class Searcher:
         others = self.collection.codes(self.collection.positions(ids[rows, columns]))
         distance[rows, columns] = distances(queries[rows], others, "cosine")
         again = np.unique(rows)
+        again = again[(distance[again, 1:] <= distance[again, :-1]).any(axis=1)]
         order = np.lexsort((ids[again], distance[again]), axis=1)
         distance[again] = np.take_along_axis(distance[again], order, 1)
         ids[again] = np.take_along_axis(ids[again], order, 1)
