@@ -16,7 +16,7 @@ from aecore.data.images import Images
 from aecore.search import kinds, storage
 from aecore.search.kinds import Kind
 from aecore.search.metric import BLOCK, IndexConfig, Vectors, center_of, codes
-from aecore.search.recall import Truth, choose_queries, exact_neighbours, exactly, recall_of, sample
+from aecore.search.recall import Asked, Truth, choose_queries, exact_neighbours, exactly, recall_of, sample
 from aecore.search.vector_index import NONE, VectorIndex
 from aecore.vectors import Embeddings
 
@@ -24,6 +24,8 @@ SAMPLE_PER_LIST = 64
 """Training points taken for a list, at most."""
 SAMPLE = 65_536
 """Training points taken at least, where there are as many: a compressed code needs them."""
+COMPARED = 65_536
+"""Codes that are compared with the queries behind a recall at a time."""
 REFINED = (2, 4, 8, 16, 32)
 """How many times k candidates of compressed codes are compared anew: the first that suffices."""
 
@@ -68,11 +70,11 @@ def build(
     order = np.argsort(ids, kind="stable")
     lookup = np.stack([ids[order], order])
 
-    def coded() -> Iterator[tuple[int, np.ndarray]]:
-        """Blocks as they are compared, at most BLOCK rows at a time."""
+    def coded(size: int) -> Iterator[tuple[int, np.ndarray]]:
+        """Blocks as they are compared, at most `size` rows at a time."""
         for first, shard in vectors.shards():
-            for start in range(0, len(shard), BLOCK):
-                block = np.asarray(shard[start : start + BLOCK])
+            for start in range(0, len(shard), size):
+                block = np.asarray(shard[start : start + size])
                 if not np.isfinite(block).all():
                     raise WorkFailed(NOT_FINITE)
                 yield first + start, codes(block, center, metric)
@@ -81,16 +83,17 @@ def build(
     lists = max(kind.lists for kind in candidates)
     learnt = sample(training, max(SAMPLE_PER_LIST * lists, SAMPLE), random) if lists else NONE
     tuning, measured = (choose_queries(splits, name, random, count) for name in ("validation", "test"))
-    both = np.concatenate([tuning.positions, measured.positions])
-    queries = codes(vectors.rows(both), center, metric)
-    truth = exact_neighbours(coded(), ids, queries, ids[both], 100, storage.measure_of(metric))
+    asked = [Asked(codes(vectors.rows(chosen.positions), center, metric), ids[chosen.positions], k)
+             for chosen, k in ((tuning, 10), (measured, 100))]  # fmt: skip
+    tuned, tested = exact_neighbours(coded(COMPARED), ids, asked, storage.measure_of(metric))
     if metric == "l2":  # FAISS's sums of squares cancel
-        truth = exactly(truth, VectorIndex(None, center, lookup, {"metric": metric}, vectors, NONE))
-    tuned, tested = truth.split(len(tuning.positions))
+        stored = VectorIndex(None, center, lookup, {"metric": metric}, vectors, NONE)
+        tuned, tested = exactly(tuned, stored), exactly(tested, stored)
 
     tried: list[dict[str, Any]] = []
     for kind in candidates:
-        index, trained = _filled(kind, codes(vectors.rows(learnt), center, metric), coded(), ids, metric, runtime.seed)
+        points = codes(vectors.rows(learnt), center, metric)
+        index, trained = _filled(kind, points, coded(BLOCK), ids, metric, runtime.seed)
         facts = {"metric": metric, "index": kind.name, "refine": REFINED[-1] if kind.is_compressed else 1}
         searched = VectorIndex(index, center, lookup, facts, vectors, NONE)
         if kind.lists:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -24,6 +24,16 @@ class Queries(NamedTuple):
     """int64 (q,), ascending."""
 
 
+class Asked(NamedTuple):
+    """Queries of one kind."""
+
+    queries: np.ndarray
+    """Codes, float32 (q, dim)."""
+    own: np.ndarray
+    """Their ids, int64 (q,)."""
+    k: int
+
+
 class Truth(NamedTuple):
     """Queries and their exact neighbours, themselves left out."""
 
@@ -32,13 +42,6 @@ class Truth(NamedTuple):
     own: np.ndarray
     """Their ids, int64 (q,)."""
     nearest: Candidates
-
-    def split(self, first: int) -> tuple[Truth, Truth]:
-        """That of the `first` queries, and that of the others."""
-        return self._some(slice(None, first)), self._some(slice(first, None))
-
-    def _some(self, which: slice) -> Truth:
-        return Truth(self.queries[which], self.own[which], Candidates(*(part[which] for part in self.nearest)))
 
 
 def recall_at(k: int, found: Candidates, truth: Candidates, tolerance: float) -> float:
@@ -71,21 +74,25 @@ def choose_queries(splits: Mapping[str, np.ndarray], name: str, random: np.rando
 
 
 def exact_neighbours(
-    coded: Iterator[tuple[int, np.ndarray]], ids: np.ndarray, queries: np.ndarray, own: np.ndarray, k: int, measure: int
-) -> Truth:
-    """The k nearest of `queries`, by comparison with every code but their `own` (ids), block by block."""
+    coded: Iterator[tuple[int, np.ndarray]], ids: np.ndarray, asked: Sequence[Asked], measure: int
+) -> list[Truth]:
+    """The k nearest of each query, by comparison with every code but its own, in one pass over the blocks."""
     import faiss
 
     sign = -1 if measure == faiss.METRIC_INNER_PRODUCT else 1
-    wide = min(k + 1, len(ids))
-    scores, names = np.empty((len(queries), 0), np.float32), np.empty((len(queries), 0), np.int64)
+    found = [(np.empty((len(a.own), 0), np.float32), np.empty((len(a.own), 0), np.int64)) for a in asked]
     for first, block in coded:
-        near, rows = faiss.knn(queries, block, min(wide, len(block)), metric=measure)
-        scores, names = np.hstack([scores, near]), np.hstack([names, ids[first + rows]])
-        order = np.argsort(sign * scores, axis=1, kind="stable")[:, :wide]
-        scores, names = np.take_along_axis(scores, order, 1), np.take_along_axis(names, order, 1)
-    distance = 1 - scores if sign < 0 else np.sqrt(np.maximum(scores, 0))
-    return Truth(queries, own, _without(own, Candidates(distance, names)))
+        for place, (queries, _, k) in enumerate(asked):
+            near, rows = faiss.knn(queries, block, min(k + 1, len(block)), metric=measure)
+            scores, names = found[place]
+            scores, names = np.hstack([scores, near]), np.hstack([names, ids[first + rows]])
+            order = np.argsort(sign * scores, axis=1, kind="stable")[:, : k + 1]
+            found[place] = np.take_along_axis(scores, order, 1), np.take_along_axis(names, order, 1)
+    truths = []
+    for (queries, own, _), (scores, names) in zip(asked, found, strict=True):
+        distance = 1 - scores if sign < 0 else np.sqrt(np.maximum(scores, 0))
+        truths.append(Truth(queries, own, _without(own, Candidates(distance, names))))
+    return truths
 
 
 def exactly(truth: Truth, index: VectorIndex) -> Truth:

@@ -67,6 +67,7 @@ def thirds(count: int) -> dict[str, np.ndarray]:
 def small_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("aecore.search.metric.BLOCK", 700)
     monkeypatch.setattr(index, "BLOCK", 700)
+    monkeypatch.setattr(index, "COMPARED", 900)
 
 
 def test_cosine_codes_are_centred_and_of_length_one() -> None:
