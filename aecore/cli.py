@@ -60,11 +60,13 @@ def _run(options: argparse.Namespace) -> None:
     elif options.command == "query":
         from aecore.search import query
 
-        query.run(options.images, options.id, options.k, options.json, options.montage, options.where)
+        query.run(
+            options.images, options.id, options.k, options.json, options.montage, options.where, options.percentile
+        )
     elif options.command == "duplicates":
         from aecore.search import duplicates
 
-        duplicates.run(options.distance, options.json, options.montage, options.n)
+        duplicates.run(options.distance, options.json, options.montage, options.n, options.percentile)
     elif options.command == "outliers":
         from aecore.search import outliers
 
@@ -144,6 +146,8 @@ def _parser() -> argparse.ArgumentParser:
         "--where", metavar="CONDITION", help="only among images that meet it, in SQL over their table: \"label = 3\", "
         "\"split = 'test' and width > 100\", \"path like '%%cats%%'\"; a column that is not there lists them all"
     )  # fmt: skip
+    query.add_argument("--percentile", action="store_true", help="also how many of 300,000 random pairs of images are "
+                       "farther apart, in per cent")  # fmt: skip
     query.add_argument("--json", action="store_true", help="stable JSON instead of a table")
     query.add_argument("--montage", type=Path, metavar="OUT.png", help="also draw queries and neighbours")
 
@@ -154,6 +158,8 @@ def _parser() -> argparse.ArgumentParser:
     )  # fmt: skip
     duplicates.add_argument("--distance", type=float, help="largest distance of two images of a group (default: what "
                             "half of some images have when saved again)")  # fmt: skip
+    duplicates.add_argument("--percentile", type=float, metavar="PERCENT", help="instead: the distance that so many "
+                            "per cent of random pairs of images exceed, such as 99.99")  # fmt: skip
     duplicates.add_argument("-n", type=int, default=20, help="groups shown and drawn (default: 20)")
     duplicates.add_argument("--json", action="store_true", help="all of them, as stable JSON")
     duplicates.add_argument("--montage", type=Path, metavar="OUT.png", help="also draw them, a line a group")

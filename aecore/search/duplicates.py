@@ -2,7 +2,7 @@
 
 `--json` prints one object, stable for other programs (ids are strings):
 
-    {"source": as in `query`, "metric": "cosine" | "l2", "threshold": number,
+    {"source": as in `query`, "metric": "cosine" | "l2", "threshold": the distance, however it was given,
      "exact": [{"id": …, "path": …, "copies": [path, …]}, …]      files whose prepared pixels are the same: one item,
      "near": [{"distance": the longest link that holds the group together,
                "leak": whether it has both a training and a test image,
@@ -24,6 +24,7 @@ from PIL import Image
 from tqdm import tqdm
 
 from aecore.config import UserError
+from aecore.search import percentile
 from aecore.search.montage import check_writable, draw_montage
 from aecore.search.searcher import Searcher, Source
 
@@ -117,19 +118,23 @@ def resaved_distance(searcher: Searcher, source: Source) -> float:
 
 def run(
     distance: float | None = None, as_json: bool = False, montage: Path | None = None, shown: int = 20,
-    root: Path = Path(),
+    percent: float | None = None, root: Path = Path(),
 ) -> None:  # fmt: skip
     """Print the groups; `montage` receives a picture of the first `shown` of them.
 
-    Raises UserError for a negative distance and a place where the montage cannot be written, and as `Searcher.open`.
+    The threshold is `distance`, or the one that so many per cent of random pairs of images exceed. Raises UserError for
+    both, a negative distance, a percentile that random pairs cannot tell, and a place where the montage cannot be
+    written, and as `Searcher.open`.
     """
+    if distance is not None and percent is not None:
+        raise UserError("--distance and --percentile both set the threshold: give one of them.")
     if distance is not None and not distance >= 0:
         raise UserError(f"--distance is {distance}; expected 0 or more.")
     check_writable(montage)
     source = Source.find(root)
     print(f"aecore duplicates: asking {source}", file=sys.stderr)
     searcher = Searcher.open(source)
-    threshold = resaved_distance(searcher, source) if distance is None else distance
+    threshold, why = _threshold(searcher, source, distance, percent)
     found = groups(near_pairs(searcher, threshold), int(searcher.collection.starts[-1]))
     exact = _exact(searcher)
     near = [_told(searcher, positions, longest) for positions, longest in found]
@@ -146,7 +151,6 @@ def run(
         }
         print(json.dumps(answer, indent=2, allow_nan=False))
         return
-    why = f"where {SHARE} % of some images find themselves saved again as JPEG" if distance is None else "as asked"
     leaks = sum(group["leak"] for group in near)
     images = sum(len(group["images"]) for group in near)
     print(f"{len(exact):,} images with exact copies, {sum(len(e['copies']) for e in exact):,} copies in all")
@@ -165,6 +169,18 @@ def run(
             print(f"{'…':>21}  and {len(group['images']) - 2 * SHOWN:,} more")
     if len(near) > shown:
         print(f"\n… and {len(near) - shown:,} more groups: -n {len(near)}, or --json")
+
+
+def _threshold(searcher: Searcher, source: Source, distance: float | None, percent: float | None) -> tuple[float, str]:
+    """The largest distance of a link, and why it is that."""
+    if distance is not None:
+        return distance, "as asked"
+    if percent is not None:
+        spread = percentile.spread_of(searcher)
+        at = percentile.distance_at(spread, percent / 100)
+        return at, f"which {percent:.9g} % of {spread.pairs:,} random pairs exceed"
+    resaved = resaved_distance(searcher, source)
+    return resaved, f"where {SHARE} % of some images find themselves saved again as JPEG"
 
 
 def _exact(searcher: Searcher) -> list[dict[str, Any]]:

@@ -14,6 +14,10 @@
                                   "label": number or null, "label_name": text or null,
                                   "similarity": number, "distance": number}, …]}, …]}
 
+With `--percentile` each neighbour has besides "percentile": per cent of random pairs of images that are farther apart
+than it is from its query, rounded down to 0.001; and the object "random_pairs": {"count": number, "most": per cent that
+means so many or more}. Without it neither key is there.
+
 Files come first, then ids, each in the order given. An image that is indexed and meets the condition is its own first
 neighbour, at distance 0.
 """
@@ -31,6 +35,7 @@ import numpy as np
 from aecore.config import UserError
 from aecore.data.decode import Preparation, decode
 from aecore.data.entry import printable
+from aecore.search import percentile
 from aecore.search.montage import check_writable, draw_montage, picture
 from aecore.search.searcher import Neighbours, Searcher, Source
 
@@ -53,11 +58,13 @@ def run(
     as_json: bool = False,
     montage: Path | None = None,
     where: str | None = None,
+    percentiles: bool = False,
     root: Path = Path(),
 ) -> None:
     """Print the k nearest of every image file and every indexed id; says on standard error which artefacts answer.
 
-    `where` is a condition that a neighbour must meet: see `aecore.search.filters`.
+    `where` is a condition that a neighbour must meet: see `aecore.search.filters`; `percentiles` compares each distance
+    with those of random pairs of all images.
     Raises UserError for nothing to look for, k below 1, a condition that is none or that no image meets, an unknown id,
     a file that is no image, and a place where the montage cannot be written; WorkFailed for artefacts that do not
     belong together.
@@ -79,6 +86,12 @@ def run(
             raise UserError(f"no image meets --where {where!r}.")
     found = searcher.search(queries.vectors, k, among)
     collection, rows = searcher.collection, _told(searcher, found)
+    spread = percentile.spread_of(searcher) if percentiles else None
+    if spread is not None:
+        print(f"aecore query: percentiles are of {spread.pairs:,} random pairs of images", file=sys.stderr)
+        for row, shares in zip(rows, percentile.closer_than(spread, found.distance), strict=True):
+            for neighbour, share in zip(row, shares, strict=True):
+                neighbour["percentile"] = percentile.percent(share)
     if montage is not None:
         seen = collection.pixels(collection.positions(found.ids.ravel()))
         seen = seen.reshape(*found.ids.shape, *collection.shape)
@@ -99,9 +112,12 @@ def run(
                 for (path, item_id), row in zip(given, rows, strict=True)
             ],
         }
+        if spread is not None:
+            answer["random_pairs"] = {"count": spread.pairs, "most": percentile.percent(spread.most)}
         print(json.dumps(answer, indent=2, allow_nan=False))
     else:
-        print("\n\n".join(table(name, row) for name, row in zip(queries.names, rows, strict=True)))
+        most = percentile.percent(spread.most) if spread is not None else 100
+        print("\n\n".join(table(name, row, most) for name, row in zip(queries.names, rows, strict=True)))
 
 
 def inspect(item_id: str | None = None, png: Path | None = None, root: Path = Path()) -> None:
@@ -130,16 +146,18 @@ def inspect(item_id: str | None = None, png: Path | None = None, root: Path = Pa
         print(f"{key:<{width}}{'' if value is None else value}")
 
 
-def table(name: str, neighbours: list[dict[str, Any]]) -> str:
-    """One query's neighbours as aligned lines of text beneath its name."""
-    lines = [["rank", "similarity", "distance", "id", "label", "path"]]
+def table(name: str, neighbours: list[dict[str, Any]], most: float = 100) -> str:
+    """One query's neighbours as aligned lines of text beneath its name; a percentile of `most` is marked by a `>`."""
+    shown = ["percentile"] if any("percentile" in row for row in neighbours) else []
+    lines = [["rank", "similarity", "distance", *shown, "id", "label", "path"]]
     for row in neighbours:
         scores = [f"{row['similarity']:.4f}", f"{row['distance']:.4f}"]
+        scores += [f"{'>' if row[key] >= most else ''}{row[key]:.3f}" for key in shown]
         lines.append([str(row["rank"]), *scores, row["id"], _label(row), row["path"]])
     widths = [max(len(line[column]) for line in lines) for column in range(len(lines[0]))]
     aligned = [
-        [cell.rjust(width) for cell, width in zip(line[:4], widths[:4], strict=True)]
-        + [cell.ljust(width) for cell, width in zip(line[4:], widths[4:], strict=True)]
+        [cell.rjust(width) for cell, width in zip(line[:-2], widths[:-2], strict=True)]
+        + [cell.ljust(width) for cell, width in zip(line[-2:], widths[-2:], strict=True)]
         for line in lines
     ]
     return "\n".join([name, *("  ".join(cells).rstrip() for cells in aligned)])
