@@ -71,6 +71,10 @@ def _run(options: argparse.Namespace) -> None:
         from aecore.search import outliers
 
         outliers.run(options.n, options.json, options.montage)
+    elif options.command == "representatives":
+        from aecore.search import representatives
+
+        representatives.run(options.n, options.by, options.where, options.json, options.montage)
     elif options.command == "inspect":
         from aecore.search import query
 
@@ -173,6 +177,19 @@ def _parser() -> argparse.ArgumentParser:
     outliers.add_argument("--json", action="store_true", help="stable JSON instead of a table")
     outliers.add_argument("--montage", type=Path, metavar="OUT.png", help="also draw each, its reconstruction and its "
                           "nearest images")  # fmt: skip
+
+    representatives = commands.add_parser(
+        "representatives", help="find a few images that stand for all", description="Find different images that each "
+        "stand for a group they are typical of, and say how well they cover all images beside random ones: in the "
+        "published copy when there is one, else in the workspace."
+    )  # fmt: skip
+    representatives.add_argument("-n", type=int, default=20, help="how many (default: 20)")
+    representatives.add_argument("--by", choices=("typical", "coverage"), default="typical", help="the middles of "
+                                 "groups (the default), or images far from each other, odd ones too")  # fmt: skip
+    representatives.add_argument("--where", metavar="CONDITION", help="only of images that meet it, as in `query`")
+    representatives.add_argument("--json", action="store_true", help="stable JSON instead of a table")
+    representatives.add_argument("--montage", type=Path, metavar="OUT.png", help="also draw each, and the images of "
+                                 "its group nearest to it")  # fmt: skip
 
     inspect = commands.add_parser("inspect", help="say what is known of indexed images, or save one as PNG")
     inspect.add_argument("--id", help="the image (without it: how many there are, and the first few)")
