@@ -91,7 +91,8 @@ def run(
     mean, radius = float(found.distance.mean(dtype=np.float64)), float(found.distance.max())
     if montage is not None:
         _drawn(searcher, positions, codes.ids, chosen, found, entries).save(montage, format="PNG")
-        print(f"aecore representatives: drew {montage}", file=sys.stderr)
+        drawn = f", the first {LINES} of {n:,}" if n > LINES else ""
+        print(f"aecore representatives: drew {montage}{drawn}", file=sys.stderr)
     if as_json:
         answer = {
             "source": searcher.told(source),

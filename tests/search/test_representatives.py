@@ -15,6 +15,7 @@ from scipy.spatial.distance import cdist
 from aecore import cli
 from aecore.search import subset
 from aecore.search.metric import Metric, distances
+from aecore.search.montage import CAPTION, CELL, PAD
 from aecore.search.representatives import By, choose
 from aecore.search.searcher import Searcher, Source
 from aecore.search.subset import Codes, cells, farthest_first, mean_of, medoids, reach, settled
@@ -203,7 +204,7 @@ def test_the_command(workspace: Path, capsys: pytest.CaptureFixture[str]) -> Non
         assert entry["radius"] == pytest.approx(nearest[cell == number].max(), abs=2e-6)
     picture = np.asarray(Image.open("out.png").convert("L"))
     shown = searcher.collection.pixels(places[:1])[0, 0]
-    np.testing.assert_array_equal(picture[6 : 6 + 96 : 8, 6 : 6 + 96 : 8], shown)
+    np.testing.assert_array_equal(picture[PAD : PAD + CELL : 8, PAD : PAD + CELL : 8], shown)
     assert cli.main(["representatives", "-n", "6", "--json"]) == 0
     assert capsys.readouterr().out == text
 
@@ -216,7 +217,11 @@ def test_the_command(workspace: Path, capsys: pytest.CaptureFixture[str]) -> Non
     assert {(e["label_name"], e["split"]) for e in answer["representatives"]} == {("disc", "train")}
     assert f"{answer['count']} of 150 images meet" in told.err
     assert cli.main(["representatives", "-n", "150", "--montage", "all.png"]) == 0
-    lines = capsys.readouterr().out.splitlines()
+    told = capsys.readouterr()
+    assert "drew all.png, the first 100 of 150" in told.err
+    with Image.open("all.png") as drawn:
+        assert drawn.height == PAD + 100 * (CELL + CAPTION + PAD)
+    lines = told.out.splitlines()
     assert lines[0] == "150 images for 150: at mean distance 0.0000 from them, 0.0000 at most"
     assert len(lines) == 4 + 150
     assert lines[4].split()[:4] == ["1", "0.67%", "0.0000", "0.0000"]
