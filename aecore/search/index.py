@@ -14,7 +14,7 @@ from aecore.artifact import Manifest
 from aecore.config import Runtime, WorkFailed
 from aecore.data.images import Images
 from aecore.search import kinds, storage
-from aecore.search.kinds import Kind
+from aecore.search.filling import fill
 from aecore.search.metric import BLOCK, IndexConfig, Vectors, center_of, codes
 from aecore.search.recall import Asked, Truth, choose_queries, exact_neighbours, exactly, recall_of, sample
 from aecore.search.vector_index import NONE, VectorIndex
@@ -46,9 +46,16 @@ class Built(NamedTuple):
 
 
 def build(
-    vectors: Vectors, ids: np.ndarray, splits: Mapping[str, np.ndarray], section: IndexConfig, runtime: Runtime
+    vectors: Vectors,
+    ids: np.ndarray,
+    splits: Mapping[str, np.ndarray],
+    section: IndexConfig,
+    runtime: Runtime,
+    folder: Path | None = None,
 ) -> Built:
     """Index the vectors; row i carries `ids[i]` (int64), `splits` are positions by name, ascending.
+
+    With a `folder`, the lists of a large inverted file are put there (see `aecore.search.filling`).
 
     The first kind (see `aecore.search.kinds`) that fits `memory_mb` and reaches `min_recall` is taken. An inverted file
     is trained on a sample of the training split and probed as widely as the validation split needs; its recall is
@@ -92,8 +99,12 @@ def build(
 
     tried: list[dict[str, Any]] = []
     for kind in candidates:
-        points = codes(vectors.rows(learnt), center, metric)
-        index, trained = _filled(kind, points, coded(BLOCK), ids, metric, runtime.seed)
+        index: Any = kinds.untrained(kind, dim, metric, runtime.seed)
+        trained: Any = None
+        if kind.lists:
+            index.train(codes(vectors.rows(learnt), center, metric))
+            trained = faiss.clone_index(index)
+        fill(index, kind, coded(BLOCK), ids, folder)
         facts = {"metric": metric, "index": kind.name, "refine": REFINED[-1] if kind.is_compressed else 1}
         searched = VectorIndex(index, center, lookup, facts, vectors, NONE)
         if kind.lists:
@@ -116,22 +127,6 @@ def build(
     queried = {"split": measured.split, "count": len(measured.positions)}
     kept = {"count": count, "dim": dim, "metric": metric, **tried[-1], "recall_queries": queried, "tried": tried}
     return Built(index, trained, center, kept)
-
-
-def _filled(
-    kind: Kind, learnt: np.ndarray, coded: Iterator[tuple[int, np.ndarray]], ids: np.ndarray, metric: Any, seed: int
-) -> tuple[Any, Any]:
-    """An index of all codes, and the same before any was added (None where it needs no training)."""
-    import faiss
-
-    index = kinds.untrained(kind, learnt.shape[1], metric, seed)
-    trained = None
-    if kind.lists:
-        index.train(learnt)
-        trained = faiss.clone_index(index)
-    for first, block in coded:
-        index.add_with_ids(block, ids[first : first + len(block)])
-    return index, trained
 
 
 def _tune(searched: VectorIndex, facts: dict[str, Any], truth: Truth, target: float) -> None:
@@ -162,16 +157,17 @@ def main() -> None:
     runtime, section = config.section(Runtime, "run"), config.section(IndexConfig, "index")
     images, embeddings = Images.open(), Embeddings.open()
     artifact.check_chain(images.manifest, embeddings.manifest)
-    started = time.perf_counter()
-    splits = {name: images.positions(name) for name in ("train", "validation", "test")}
-    built = build(embeddings, images.ids(), splits, section, runtime)
-    seconds = time.perf_counter() - started
-
     model = Manifest("model", embeddings.manifest.sources["model"])
     sources = {"data": images.manifest, "model": model, "embeddings": embeddings.manifest}
-    with artifact.writing(config.INDEX, "index", sources, built.facts) as directory:
+    splits = {name: images.positions(name) for name in ("train", "validation", "test")}
+    facts: dict[str, Any] = {}
+    started = time.perf_counter()
+    with artifact.writing(config.INDEX, "index", sources, facts) as directory:
+        built = build(embeddings, images.ids(), splits, section, runtime, directory)
+        seconds = time.perf_counter() - started
         storage.save(directory, built.index, built.center, images.ids(), built.trained)
-    size = (config.INDEX / storage.INDEX_FILE).stat().st_size
+        facts |= built.facts
+    size = sum((config.INDEX / name).stat().st_size for name in artifact.read_manifest(config.INDEX, "index").files)
     some = choose_queries(splits, "test", np.random.default_rng(runtime.seed), images.count).positions
     report = {
         "build_seconds": round(seconds, 3),

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from aecore.config import Runtime, UserError, WorkFailed
-from aecore.search import index
+from aecore.search import filling, index, storage
 from aecore.search.index import build
 from aecore.search.kinds import lists_for, possible
 from aecore.search.metric import IndexConfig, Metric, codes
@@ -190,6 +190,35 @@ def test_a_memory_that_nothing_fits_into_is_refused() -> None:
         possible(60_000, 64, 50_000, asked("cosine", 0, 0.9, 0.1))
     exact = possible(100, 64, 70, asked("cosine", 100, 0.9))[0]
     assert exact.name == "exact"
+
+
+@pytest.mark.parametrize("memory_mb", [None, 0.5])
+def test_an_index_filled_in_parts_on_disk_answers_as_one_filled_in_memory(
+    memory_mb: float | None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    vectors, ids, splits = clustered(16_000, dim=16), random_ids(16_000), thirds(16_000)
+    how = (Sharded(vectors, (9_000, 7_000)), ids, splits, asked("cosine", 0, 0.9, memory_mb), RUNTIME)
+    whole = build(*how)
+    monkeypatch.setattr(filling, "PART_BYTES", 100_000)
+    written = []
+    for name in ("a", "b"):
+        folder = tmp_path / name / "index"
+        folder.mkdir(parents=True)
+        built = build(*how, folder)
+        storage.save(folder, built.index, built.center, ids, built.trained)
+        written.append({path.name: path.read_bytes() for path in folder.iterdir()})
+        assert built.facts == whole.facts
+    assert written[0] == written[1]  # the same bytes wherever they were made
+    assert set(written[0]) == {"center.npy", "ids.npy", "index.faiss", "lists.ivfdata", "trained.faiss"}
+    (tmp_path / "a").rename(tmp_path / "moved")
+    del built
+    opened, center, lookup = storage.load(tmp_path / "moved/index", mapped=True)
+    assert opened.ntotal == 16_000
+    assert opened.nprobe == whole.facts["nprobe"]
+    queries = codes(clustered(200, dim=16, seed=4), center, "cosine")
+    for found, expected in zip(opened.search(queries, 10), whole.index.search(queries, 10), strict=True):
+        np.testing.assert_array_equal(found, expected)
+    np.testing.assert_array_equal(ids[lookup[1]], lookup[0])
 
 
 @pytest.mark.parametrize("exact_below", [10_000, 0])
