@@ -32,10 +32,12 @@ from typing import Any, NamedTuple, cast
 
 import numpy as np
 
+from aecore import config
 from aecore.config import UserError
 from aecore.data.decode import Preparation, decode
 from aecore.data.entry import printable
 from aecore.search import percentile
+from aecore.search.metric import IndexConfig
 from aecore.search.montage import check_writable, draw_montage, picture
 from aecore.search.searcher import Neighbours, Searcher, Source
 
@@ -133,6 +135,8 @@ def inspect(item_id: str | None = None, png: Path | None = None, root: Path = Pa
             raise UserError("--png needs --id: which image to write.")
         facts = searcher.manifest.facts
         print(f"{searcher.count:,} images in {searcher.dim} dimensions, {facts['metric']}, {facts['index']} search")
+        if searcher.growth.manifest is not None:
+            _tell_growth(searcher, root)
         for row in searcher.collection.items(next(searcher.collection.blocks(10)), ["id", "path"]):
             print(f"{row['id']:>19}  {row['path']}")
         return
@@ -144,6 +148,19 @@ def inspect(item_id: str | None = None, png: Path | None = None, root: Path = Pa
     width = 2 + max(map(len, row))
     for key, value in row.items():
         print(f"{key:<{width}}{'' if value is None else value}")
+
+
+def _tell_growth(searcher: Searcher, root: Path) -> None:
+    """Print how the published copy has changed, and whether a rebuild pays."""
+    from aecore.search import drift
+
+    section = config.section(IndexConfig, "index", root / config.PARAMS)
+    found, (added, removed) = drift.measure(searcher, section), searcher.growth.counts
+    print(f"since it was published {added:,} came ({len(searcher.growth.segments)} segments) and {removed:,} went; "
+          f"recall@10 {found.recall} (built: {found.recall_built}), imbalance of the lists {found.imbalance} (built: "
+          f"{found.imbalance_built}), {found.work} times the comparisons of a fresh index")  # fmt: skip
+    reasons = found.reasons(removed / searcher.base.size)
+    print(f"a rebuild pays (`dvc repro`, `publish`): {'; '.join(reasons)}" if reasons else "no rebuild is needed")
 
 
 def table(name: str, neighbours: list[dict[str, Any]], most: float = 100) -> str:

@@ -91,7 +91,7 @@ def exact_neighbours(
     truths = []
     for (queries, own, _), (scores, names) in zip(asked, found, strict=True):
         distance = 1 - scores if sign < 0 else np.sqrt(np.maximum(scores, 0))
-        truths.append(Truth(queries, own, _without(own, Candidates(distance, names))))
+        truths.append(Truth(queries, own, without(own, Candidates(distance, names))))
     return truths
 
 
@@ -110,12 +110,12 @@ def recall_of(index: VectorIndex, truth: Truth, ks: tuple[int, ...]) -> dict[str
     tolerance = 2e-6 * float(np.linalg.norm(truth.queries, axis=1).max())
     recall = {}
     for k in ks:  # each by a search of its own: one for more neighbours may look further
-        found = _without(truth.own, index.nearest(truth.queries, min(k, truth.nearest.ids.shape[1]) + 1))
+        found = without(truth.own, index.nearest(truth.queries, min(k, truth.nearest.ids.shape[1]) + 1))
         recall[str(k)] = round(recall_at(k, found, truth.nearest, tolerance), 4)
     return recall
 
 
-def _without(own: np.ndarray, found: Candidates) -> Candidates:
+def without(own: np.ndarray, found: Candidates) -> Candidates:
     """One neighbour fewer: the query's `own` id (q,), or the last where it was not found."""
     order = np.argsort(found.ids == own[:, None], axis=1, kind="stable")[:, :-1]
     return Candidates(np.take_along_axis(found.distance, order, 1), np.take_along_axis(found.ids, order, 1))

@@ -37,7 +37,9 @@ from aecore.data.items import Found, Kept, deduplicate, make_tables
 from aecore.data.reading import read_all
 from aecore.data.trees import ARCHIVE_SUFFIXES, archive, files, folder
 from aecore.embedding import Encoder
+from aecore.search import drift
 from aecore.search.growth import growth_folder
+from aecore.search.metric import IndexConfig
 from aecore.search.searcher import Searcher, Source
 from aecore.serve.lock import locked
 from aecore.serve.segments import append, retire
@@ -85,6 +87,7 @@ def add(paths: Sequence[str | Path], as_json: bool = False, root: Path = Path())
                 while _step(source, encoder, prefix, stream, runtime.threads, bar, outcome):
                     pass
         searcher = Searcher.open(source, encoder.manifest)
+        section = config.section(IndexConfig, "index", root / config.PARAMS)
     if not (outcome.added or outcome.known or outcome.duplicates):
         reason = f" ({outcome.rejected[0][0]}: {outcome.rejected[0][1]})" if outcome.rejected else ""
         raise UserError(f"no file of {', '.join(map(str, given))} is an image that can be read{reason}.")
@@ -98,6 +101,9 @@ def add(paths: Sequence[str | Path], as_json: bool = False, root: Path = Path())
     passed = {"there already": outcome.known, "with the pixels of another": outcome.duplicates,
               "rejected": len(outcome.rejected)}  # fmt: skip
     rest = ", ".join(f"{count:,} {why}" for why, count in passed.items() if count)
+    found = drift.measure(searcher, section, with_recall=False)
+    for reason in found.reasons(len(searcher.base.removed) / searcher.base.size):
+        print(f"aecore add: a rebuild pays (`dvc repro`, `publish`): {reason}", file=sys.stderr)
     print(f"added {outcome.added:,} images{f' ({rest})' if rest else ''}; {searcher.count:,} answer now")
 
 
