@@ -1,7 +1,8 @@
-"""What each layer adds to a query: FAISS's own search of an index, `Searcher` over the same one, the command line.
+"""What each layer adds to a query: FAISS's own search of an index, mapping it, `Searcher` over it, the command line.
 
 FAISS is asked for the same neighbours of the same codes in the same process, of the very index that `Searcher` opened,
-as widely probed; the codes it gets are prepared. They are asked in pairs, in random order.
+as widely probed; the codes it gets are prepared. And of the same file read into memory, which an exact index always is.
+They are asked one after the other, in random order.
 """
 
 from __future__ import annotations
@@ -20,37 +21,41 @@ import numpy as np
 from cloud import Cloud, opened, run
 from engines import K
 
+from aecore import config
+from aecore.search.storage import INDEX_FILE
+
 RUNS = 5
 """Of the command line."""
 LEAST = 11
-"""Pairs, however long they take."""
+"""Turns, however long they take."""
 WARM = 20
 
 
-class Pairs(NamedTuple):
-    """Seconds of each pair, (n,)."""
+class Times(NamedTuple):
+    """Seconds of each turn, (n,)."""
 
+    memory: np.ndarray
+    """FAISS, of the index in memory."""
     faiss: np.ndarray
+    """FAISS, of the index as it is opened."""
     searcher: np.ndarray
 
-    @property
-    def added(self) -> tuple[float, float, float]:
-        """Quartiles (25, 50, 75 %) of what Searcher takes longer, in seconds."""
-        low, middle, high = np.percentile(self.searcher - self.faiss, (25, 50, 75)).tolist()
+    def added(self, layer: int) -> tuple[float, float, float]:
+        """Quartiles (25, 50, 75 %) of what a layer takes longer than the one before, in seconds, turn by turn."""
+        low, middle, high = np.percentile(self[layer] - self[layer - 1], (25, 50, 75)).tolist()
         return low, middle, high
 
-    @property
-    def share(self) -> tuple[float, float, float]:
-        """The same as a share of what FAISS takes, pair by pair."""
-        low, middle, high = np.percentile(self.searcher / self.faiss - 1, (25, 50, 75)).tolist()
+    def share(self, layer: int) -> tuple[float, float, float]:
+        """The same as a share of what the one before takes."""
+        low, middle, high = np.percentile(self[layer] / self[layer - 1] - 1, (25, 50, 75)).tolist()
         return low, middle, high
 
 
 class Layers(NamedTuple):
     """What was measured of one index."""
 
-    single: Pairs
-    batched: Pairs
+    single: Times
+    batched: Times
     batch: int
     command: Sequence[float]
     """Seconds of whole processes `python -m aecore query --id ID`."""
@@ -58,45 +63,49 @@ class Layers(NamedTuple):
     """Of those, what a process that only imports FAISS and Arrow takes: nothing that it can do without."""
 
 
-def paired(one: Callable[[int], Any], other: Callable[[int], Any], seconds: float, seed: int = 0) -> Pairs:
-    """Time two functions of the number of their turn, one after the other in random order, for about `seconds`."""
-    order, pairs = random.Random(seed), list[tuple[float, float]]()
+def in_turns(functions: Sequence[Callable[[int], Any]], seconds: float, seed: int = 0) -> np.ndarray:
+    """Seconds, float64 (functions, turns), of functions of the number of their turn, in random order in each turn.
+
+    For about `seconds` in all, after some turns that are not timed.
+    """
+    order, places, turns = random.Random(seed), range(len(functions)), list[list[float]]()
     for turn in range(WARM if seconds else 1):
-        one(turn), other(turn)
+        for function in functions:
+            function(turn)
     end = time.perf_counter() + seconds
-    while time.perf_counter() < end or len(pairs) < LEAST:
-        taken = [0.0, 0.0]
-        for place, function in order.sample([(0, one), (1, other)], 2):
+    while time.perf_counter() < end or len(turns) < LEAST:
+        taken = [0.0] * len(functions)
+        for place in order.sample(places, len(places)):
             begun = time.perf_counter()
-            function(len(pairs))
+            functions[place](len(turns))
             taken[place] = time.perf_counter() - begun
-        pairs.append((taken[0], taken[1]))
-    return Pairs(*np.array(pairs).T)
+        turns.append(taken)
+    return np.array(turns).T
 
 
 def layers(cloud: Cloud, batch: int, threads: int, seconds: float) -> Layers:
-    """Measure them, for about `seconds` a figure; the pairs in a process of its own."""
+    """Measure them, for about `seconds` a figure; all but the command line in a process of its own."""
     with multiprocessing.get_context("spawn").Pool(1) as pool:
-        single, batched = pool.apply(_pairs, (cloud, batch, threads, seconds))
+        single, batched = pool.apply(_times, (cloud, batch, threads, seconds))
     ids = np.random.default_rng(0).choice(cloud.ids(), RUNS).tolist()
     command = [_taken(lambda item_id=item_id: run(cloud.folder, "query", "--id", str(item_id))) for item_id in ids]  # type: ignore[misc]
     bare = [sys.executable, "-c", "import faiss, pyarrow.parquet"]
     imports = [_taken(lambda: subprocess.run(bare, check=True, env=os.environ)) for _ in ids]
-    return Layers(single, batched, batch, command, imports)
+    return Layers(single, batched, min(batch, len(cloud.queries())), command, imports)
 
 
 def rows(name: str, measured: Layers) -> list[list[str]]:
     """Lines of the table."""
     lines = []
-    for layer, place in (("FAISS", 0), ("Searcher", 1)):
+    for place, layer in enumerate(("FAISS, in memory", "FAISS, as opened", "Searcher")):
         batched, single = measured.batched[place], measured.single[place]
         rate = f"{measured.batch / float(np.median(batched)):,.0f}"
         middle, late = (1e6 * float(np.percentile(single, p)) for p in (50, 95))
         line = [name, layer, rate, "–", f"{middle:,.0f} µs", f"{late:,.0f} µs", "–"]
         if place:
-            low, middle, high = measured.batched.share
+            low, middle, high = measured.batched.share(place)
             line[3] = f"{middle:+.1%} ({low:+.1%} to {high:+.1%})"
-            low, middle, high = (1e6 * value for value in measured.single.added)
+            low, middle, high = (1e6 * value for value in measured.single.added(place))
             line[6] = f"{middle:+,.0f} µs ({low:+,.0f} to {high:+,.0f})"
         lines.append(line)
     for layer, seconds in (
@@ -113,29 +122,33 @@ def columns(batch: int) -> tuple[str, ...]:
     return ("index", "layer", f"queries/s, batches of {batch:,}", "added", "one query, p50", "p95", "added")
 
 
-def _pairs(cloud: Cloud, batch: int, threads: int, seconds: float) -> tuple[Pairs, Pairs]:
+def _times(cloud: Cloud, batch: int, threads: int, seconds: float) -> tuple[Times, Times]:
     """Single queries, and batches."""
     import faiss
 
     faiss.omp_set_num_threads(threads)
     searcher = opened(cloud.folder)
     index, raw = searcher.base.index, cloud.queries()
+    memory: Any = faiss.read_index(str(cloud.folder / config.INDEX / INDEX_FILE))
+    if hasattr(index, "nprobe"):
+        memory.nprobe = index.nprobe
     prepared = searcher.comparable(raw)
 
-    def pairs(size: int) -> Pairs:
+    def times(size: int) -> Times:
         starts = range(0, max(1, len(raw) - size + 1), size)
 
-        def block(turn: int) -> slice:
+        def asked(queries: np.ndarray, turn: int) -> np.ndarray:
             first = starts[turn % len(starts)]
-            return slice(first, first + size)
+            return queries[first : first + size]
 
-        return paired(
-            lambda turn: index.search(prepared[block(turn)], K),
-            lambda turn: searcher.search(raw[block(turn)], K),
-            seconds,
-        )
+        ways = [
+            lambda turn: memory.search(asked(prepared, turn), K),
+            lambda turn: index.search(asked(prepared, turn), K),
+            lambda turn: searcher.search(asked(raw, turn), K),
+        ]
+        return Times(*in_turns(ways, seconds))
 
-    return pairs(1), pairs(batch)
+    return times(1), times(min(batch, len(raw)))
 
 
 def _taken(function: Callable[[], Any]) -> float:

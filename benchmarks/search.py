@@ -292,13 +292,12 @@ def _told(engine: Engine, setting: int, cloud: Cloud) -> str:
 
 
 def _told_layers(layers: Layers) -> dict[str, Any]:
-    """For JSON: seconds, and quartiles of what is added."""
-    of = {"single": layers.single, "batched": layers.batched}
-    told = {f"{name}_{key}": getattr(pairs, key) for name, pairs in of.items() for key in ("added", "share")}
-    medians = {
-        f"{name}_{part}": float(np.median(getattr(pairs, part))) for name, pairs in of.items() for part in pairs._fields
-    }
-    return told | medians | {"command": layers.command, "imports": layers.imports}
+    """For JSON: median seconds of each layer, and quartiles of what `Searcher` adds."""
+    told: dict[str, Any] = {"batch": layers.batch, "command": layers.command, "imports": layers.imports}
+    for name, times in {"single": layers.single, "batched": layers.batched}.items():
+        told |= {f"{name}_{layer}": float(np.median(seconds)) for layer, seconds in times._asdict().items()}
+        told |= {f"{name}_added": times.added(2), f"{name}_share": times.share(2)}
+    return told
 
 
 def _new(folder: Path) -> Path:

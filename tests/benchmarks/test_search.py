@@ -193,20 +193,25 @@ def test_an_engine_that_fails_says_why(made: tuple[clouds.Cloud, clouds.Cloud]) 
         process.end()
 
 
-def test_pairs_are_timed_together_and_what_is_added_is_told() -> None:
-    asked: dict[str, list[int]] = {"one": [], "other": []}
-    pairs = layers.paired(asked["one"].append, asked["other"].append, 0.0)
-    assert asked["one"] == asked["other"] == [0, *range(layers.LEAST)]
-    assert len(pairs.faiss) == len(pairs.searcher) == layers.LEAST
-    single = layers.Pairs(np.full(4, 100e-6), np.array([108, 120, 120, 152]) * 1e-6)
-    batched = layers.Pairs(np.array([0.1, 0.2]), np.array([0.11, 0.22]))
-    assert single.added == pytest.approx((17e-6, 20e-6, 28e-6))
-    assert batched.share == pytest.approx((0.1, 0.1, 0.1))
-    lines = layers.rows("exact", layers.Layers(single, batched, 1_000, [0.5, 0.4, 0.9], [0.2]))
-    assert lines[0] == ["exact", "FAISS", "6,667", "–", "100 µs", "100 µs", "–"]
-    assert lines[1][3] == "+10.0% (+10.0% to +10.0%)"
-    assert lines[1][4:] == ["120 µs", "147 µs", "+20 µs (+17 to +28)"]
-    assert lines[2][4:6] == ["500 ms", "900 ms"]
+def test_layers_are_timed_in_turns_and_what_each_adds_is_told() -> None:
+    asked: list[list[int]] = [[], [], []]
+    times = layers.in_turns([numbers.append for numbers in asked], 0.0)
+    assert asked == [[0, *range(layers.LEAST)]] * 3
+    assert times.shape == (3, layers.LEAST)
+    faiss = np.full(4, 100e-6)
+    single = layers.Times(faiss / 2, faiss, np.array([108, 120, 120, 152]) * 1e-6)
+    batched = layers.Times(np.array([0.1, 0.1]), np.array([0.1, 0.2]), np.array([0.11, 0.22]))
+    assert single.added(2) == pytest.approx((17e-6, 20e-6, 28e-6))
+    assert batched.share(1) == pytest.approx((0.25, 0.5, 0.75))
+    memory, opened, searcher, command, imports = layers.rows(
+        "ivf", layers.Layers(single, batched, 1_000, [0.5, 0.4, 0.9], [0.2])
+    )
+    assert memory == ["ivf", "FAISS, in memory", "10,000", "–", "50 µs", "50 µs", "–"]
+    assert opened == ["ivf", "FAISS, as opened", "6,667", "+50.0% (+25.0% to +75.0%)", "100 µs", "100 µs",
+                      "+50 µs (+50 to +50)"]  # fmt: skip
+    assert searcher[3:] == ["+10.0% (+10.0% to +10.0%)", "120 µs", "147 µs", "+20 µs (+17 to +28)"]
+    assert command[4:6] == ["500 ms", "900 ms"]
+    assert imports[4] == "200 ms"
 
 
 def test_layers_are_those_of_the_index_the_searcher_opened(
