@@ -162,11 +162,14 @@ def embedded(workspace: Path, dim: int, threads: int) -> Path:
     return workspace
 
 
-def make(folder: Path, codes: Codes, threads: int, min_recall: float) -> Cloud:
-    """Write the artefacts of `codes`, and have the program's own command index them to `min_recall`."""
+def make(folder: Path, codes: Codes, threads: int, index: dict[str, Any]) -> Cloud:
+    """Write the artefacts of `codes`, and have the program's own command index them, not exactly.
+
+    `index` are keys of that section of `params.yaml`: `min_recall`, `memory_mb`.
+    """
     _write(folder, codes)
     np.save(folder / QUERIES_FILE, codes.queries)
-    return _indexed(folder, codes.told, threads, min_recall, exact=False)
+    return _indexed(folder, codes.told, threads, {"exact_below": 0, **index})
 
 
 def exactly(cloud: Cloud, folder: Path, threads: int) -> Cloud:
@@ -174,7 +177,7 @@ def exactly(cloud: Cloud, folder: Path, threads: int) -> Cloud:
     for part in (config.PREPARED, config.MODEL, config.EMBEDDINGS):
         (folder / part).parent.mkdir(parents=True, exist_ok=True)
         (folder / part).symlink_to(cloud.folder / part)
-    exact = _indexed(folder, cloud.told, threads, 1.0, exact=True)
+    exact = _indexed(folder, cloud.told, threads, {"exact_below": cloud.count})
     for file in cloud.folder.glob("*.npy"):
         (folder / file.name).symlink_to(file)
     return exact
@@ -282,12 +285,12 @@ def _write_tables(directory: Path, ids: np.ndarray, split: np.ndarray, sizes: Se
     )
 
 
-def _indexed(folder: Path, told: str, threads: int, min_recall: float, exact: bool) -> Cloud:
+def _indexed(folder: Path, told: str, threads: int, index: dict[str, Any]) -> Cloud:
     """Run the stage `index` over what lies in `folder`."""
     embeddings = Embeddings.open(folder / config.EMBEDDINGS)
     change: dict[str, dict[str, Any]] = {
         "run": {"threads": threads, "device": "cpu"},
-        "index": {"metric": "cosine", "exact_below": embeddings.count if exact else 0, "min_recall": min_recall},
+        "index": {"metric": "cosine", **index},
         "tracking": {"mlflow": False},
     }
     _write_parameters(folder, change)

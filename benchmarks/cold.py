@@ -110,6 +110,7 @@ def main() -> None:
     parser.add_argument("--count", type=int, default=5_000_000, help="of codes (default: 5,000,000)")
     parser.add_argument("--dim", type=int, default=64)
     parser.add_argument("--min-recall", type=float, default=0.99, help="`index.min_recall` (default: 0.99)")
+    parser.add_argument("--memory-mb", type=float, help="`index.memory_mb`: compress the codes to fit")
     parser.add_argument("--folder", type=Path, help="to make them in and to leave them in (default: a temporary one)")
     parser.add_argument("--forget", action="store_true", help="drop what the kernel caches of them first")
     parser.add_argument("--threads", type=int, default=os.cpu_count() or 1)
@@ -119,7 +120,8 @@ def main() -> None:
         made = Cloud.at(folder)
         if made is None or (made.count, made.dim) != (options.count, options.dim):
             folder.mkdir(parents=True, exist_ok=True)
-            made = make(folder, clustered(options.count, options.dim), options.threads, options.min_recall)
+            index = {"min_recall": options.min_recall, "memory_mb": options.memory_mb}
+            made = make(folder, clustered(options.count, options.dim), options.threads, index)
         if options.forget:
             forget(folder)
         taken = measure(made, options.threads)

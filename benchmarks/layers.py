@@ -7,6 +7,7 @@ They are asked one after the other, in random order.
 
 from __future__ import annotations
 
+import itertools
 import multiprocessing
 import os
 import random
@@ -28,7 +29,8 @@ RUNS = 5
 """Of the command line."""
 LEAST = 11
 """Turns, however long they take."""
-WARM = 20
+WARM = 0.1
+"""Of the seconds are spent on turns that are not timed, one at least."""
 
 
 class Times(NamedTuple):
@@ -69,9 +71,12 @@ def in_turns(functions: Sequence[Callable[[int], Any]], seconds: float, seed: in
     For about `seconds` in all, after some turns that are not timed.
     """
     order, places, turns = random.Random(seed), range(len(functions)), list[list[float]]()
-    for turn in range(WARM if seconds else 1):
+    end = time.perf_counter() + WARM * seconds
+    for turn in itertools.count():
         for function in functions:
             function(turn)
+        if time.perf_counter() >= end:
+            break
     end = time.perf_counter() + seconds
     while time.perf_counter() < end or len(turns) < LEAST:
         taken = [0.0] * len(functions)

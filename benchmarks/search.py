@@ -110,7 +110,7 @@ def contest(
                 result.build_seconds = place.command_seconds if engine.own else process.build_seconds
                 found = process.answers(setting)
                 if found is not None:
-                    result.recall = truth.recall(np.searchsorted(ids, found) if engine.own else found)
+                    result.recall = truth.recall(_positions(ids, found) if engine.own else found)
                 results.append(result)
                 places.append((process, setting, result))
         order = random.Random(0)
@@ -222,14 +222,15 @@ def notes(cloud: Cloud, options: argparse.Namespace) -> str:
 
 def sets(folder: Path, options: argparse.Namespace) -> Iterator[Cloud]:
     """Make one cloud after the other, each in a folder of its own."""
+    index = {"min_recall": options.min_recall, "memory_mb": options.memory_mb}
     for count in options.counts:
         codes = clouds.clustered(count, options.dim)
-        yield clouds.make(_new(folder / f"clustered-{count}"), codes, options.threads, options.min_recall)
+        yield clouds.make(_new(folder / f"clustered-{count}"), codes, options.threads, index)
     workspace = options.workspace or clouds.embedded(_new(folder / "bundled"), options.dim, options.threads)
     codes = clouds.real(workspace, options.real)
     if options.workspace is None:
         codes = codes._replace(told=codes.told.replace(str(workspace), f"PCA-{options.dim} of the bundled images"))
-    yield clouds.make(_new(folder / "real"), codes, options.threads, options.min_recall)
+    yield clouds.make(_new(folder / "real"), codes, options.threads, index)
 
 
 def main() -> None:
@@ -242,6 +243,7 @@ def main() -> None:
     parser.add_argument("--real", type=int, help="how many real codes, beyond those there are by moved copies")
     parser.add_argument("--dim", type=int, default=64, help="of codes made here (default: 64)")
     parser.add_argument("--min-recall", type=float, default=0.99, help="`index.min_recall` (default: 0.99)")
+    parser.add_argument("--memory-mb", type=float, help="`index.memory_mb`: compress the codes to fit")
     parser.add_argument("--batch", type=int, default=1_000, help="queries asked at a time (default: 1,000)")
     parser.add_argument("--turns", type=int, help="of each engine and setting (default: 5; with --quick 3)")
     parser.add_argument("--seconds", type=float, help="of a turn (default: 1; with --quick 0.1)")
@@ -277,6 +279,11 @@ def _products(queries: np.ndarray, codes: np.ndarray, positions: np.ndarray) -> 
     """Inner products, float64 (q, K), of queries (q, dim) with the codes at positions (q, K)."""
     products: np.ndarray = np.einsum("qd,qkd->qk", queries.astype(np.float64), codes[positions].astype(np.float64))
     return products
+
+
+def _positions(ids: np.ndarray, found: np.ndarray) -> np.ndarray:
+    """Places among ids, ascending, of those found; -1 where there is none."""
+    return np.where(found < 0, -1, np.searchsorted(ids, found))
 
 
 def _settings(engine: Engine, cloud: Cloud) -> tuple[int, ...]:

@@ -39,7 +39,7 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> tuple[clouds.Cloud, clouds
     codes = codes._replace(sizes=[len(part) for part in parts], shards=parts)
     for name in ("ivf", "exact"):
         (folder / name).mkdir()
-    cloud = clouds.make(folder / "ivf", codes, 1, 0.9)
+    cloud = clouds.make(folder / "ivf", codes, 1, {"min_recall": 0.9})
     exact = clouds.exactly(cloud, folder / "exact", 1)
     clouds.prepare(cloud)
     return cloud, exact
