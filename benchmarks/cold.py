@@ -6,7 +6,7 @@
 
 The artefacts are made by `cloud`, the index by the program's own command. Resident memory is the kernel's count
 (/proc/self/status): what is the process's own (anonymous), and what of the files is mapped and was touched, which the
-kernel can take back.
+kernel takes back where memory is short. A batch touches most lists, and so maps most of the index.
 """
 
 from __future__ import annotations

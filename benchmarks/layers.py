@@ -2,7 +2,8 @@
 
 FAISS is asked for the same neighbours of the same codes in the same process, of the very index that `Searcher` opened,
 as widely probed; the codes it gets are prepared. And of the same file read into memory, which an exact index always is.
-They are asked one after the other, in random order.
+They are asked one after the other, in random order. Of compressed codes FAISS answers roughly, and of candidates only
+`Searcher` compares the codes themselves: what it adds is then work of its own.
 """
 
 from __future__ import annotations

@@ -20,6 +20,7 @@ import math
 import os
 import random
 import statistics
+import sys
 import tempfile
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, field
@@ -37,6 +38,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 
 from aecore.analysis.figures import PALETTE, save
+from aecore.config import UserError
 from aecore.generate.sheet import GREY, INK
 
 ROUNDING = 1e-6
@@ -227,7 +229,10 @@ def sets(folder: Path, options: argparse.Namespace) -> Iterator[Cloud]:
         codes = clouds.clustered(count, options.dim)
         yield clouds.make(_new(folder / f"clustered-{count}"), codes, options.threads, index)
     workspace = options.workspace or clouds.embedded(_new(folder / "bundled"), options.dim, options.threads)
-    codes = clouds.real(workspace, options.real)
+    try:
+        codes = clouds.real(workspace, options.real)
+    except UserError as error:
+        sys.exit(f"--workspace: {error}")
     if options.workspace is None:
         codes = codes._replace(told=codes.told.replace(str(workspace), f"PCA-{options.dim} of the bundled images"))
     yield clouds.make(_new(folder / "real"), codes, options.threads, index)
