@@ -1,7 +1,7 @@
 """What each layer adds to a query: FAISS's own search of an index, mapping it, `Searcher` over it, the command line.
 
 FAISS is asked for the same neighbours of the same codes in the same process, of the very index that `Searcher` opened,
-as widely probed; the codes it gets are prepared. And of the same file read into memory, which an exact index always is.
+as widely probed; the codes it gets are prepared. And of the same lists in memory, where an exact index always is.
 They are asked one after the other, in random order. Of compressed codes FAISS answers roughly, and of candidates only
 `Searcher` compares the codes themselves: what it adds is then work of its own.
 """
@@ -24,7 +24,7 @@ from cloud import Cloud, opened, run
 from engines import K
 
 from aecore import config
-from aecore.search.storage import INDEX_FILE
+from aecore.search import storage
 
 RUNS = 5
 """Of the command line."""
@@ -89,6 +89,13 @@ def in_turns(functions: Sequence[Callable[[int], Any]], seconds: float, seed: in
     return np.array(turns).T
 
 
+def in_memory(index: Any, trained: Any) -> Any:
+    """The inverted file `trained`, as it was before anything was added, with the codes of `index`, as widely probed."""
+    index.copy_subset_to(trained, 0, 0, 2**63 - 1)  # 0: those with ids in a range
+    trained.nprobe = index.nprobe
+    return trained
+
+
 def layers(cloud: Cloud, batch: int, threads: int, seconds: float) -> Layers:
     """Measure them, for about `seconds` a figure; all but the command line in a process of its own."""
     with multiprocessing.get_context("spawn").Pool(1) as pool:
@@ -135,9 +142,7 @@ def _times(cloud: Cloud, batch: int, threads: int, seconds: float) -> tuple[Time
     faiss.omp_set_num_threads(threads)
     searcher = opened(cloud.folder)
     index, raw = searcher.base.index, cloud.queries()
-    memory: Any = faiss.read_index(str(cloud.folder / config.INDEX / INDEX_FILE))
-    if hasattr(index, "nprobe"):
-        memory.nprobe = index.nprobe
+    memory = index if searcher.base.is_exact else in_memory(index, storage.load_trained(cloud.folder / config.INDEX))
     prepared = searcher.comparable(raw)
 
     def times(size: int) -> Times:

@@ -8,12 +8,14 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import faiss
 import numpy as np
 import pytest
 
 from aecore import artifact, config
 from aecore.artifact import Manifest
 from aecore.data.images import Images
+from aecore.search import storage
 from aecore.vectors import Embeddings
 
 ROOT = Path(__file__).parents[2]
@@ -212,6 +214,16 @@ def test_layers_are_timed_in_turns_and_what_each_adds_is_told() -> None:
     assert searcher[3:] == ["+10.0% (+10.0% to +10.0%)", "120 µs", "147 µs", "+20 µs (+17 to +28)"]
     assert command[4:6] == ["500 ms", "900 ms"]
     assert imports[4] == "200 ms"
+
+
+def test_an_index_in_memory_answers_as_the_mapped_one(made: tuple[clouds.Cloud, clouds.Cloud]) -> None:
+    cloud, queries = made[0], np.array(made[0].prepared("queries")[:100])
+    mapped = clouds.opened(cloud.folder).base.index
+    memory = layers.in_memory(mapped, storage.load_trained(cloud.folder / config.INDEX))
+    assert memory.ntotal == COUNT
+    assert type(faiss.downcast_InvertedLists(memory.invlists)) is faiss.ArrayInvertedLists
+    for here, there in zip(memory.search(queries, 10), mapped.search(queries, 10), strict=True):
+        np.testing.assert_array_equal(here, there)
 
 
 def test_layers_are_those_of_the_index_the_searcher_opened(
