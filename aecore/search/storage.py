@@ -61,6 +61,9 @@ def load(directory: Path, mapped: bool) -> tuple[Any, np.ndarray, np.ndarray]:
         index = faiss.deserialize_index(np.frombuffer(content, np.uint8), flags)
     else:
         index = faiss.read_index(str(directory / INDEX_FILE), flags | (faiss.IO_FLAG_MMAP if mapped else 0))
+    if mapped:
+        lists: Any = faiss.downcast_InvertedLists(index.invlists)
+        lists.prefetch_nthread = 0  # its 32 threads would be started anew by every search, which takes longer than it
     return index, np.load(directory / CENTER_FILE), np.load(directory / LOOKUP_FILE, mmap_mode="r")
 
 
