@@ -58,7 +58,7 @@ def load(directory: Path, mapped: bool) -> tuple[Any, np.ndarray, np.ndarray]:
     if (directory / LISTS_FILE).exists():  # FAISS's flag for lists that lie beside the index prints on standard output
         content = (directory / INDEX_FILE).read_bytes()
         content = content.replace(_told(LISTS_FILE), _told(str((directory / LISTS_FILE).absolute())))
-        index = faiss.deserialize_index(np.frombuffer(content, np.uint8), flags)
+        index: Any = faiss.deserialize_index(np.frombuffer(content, np.uint8), flags)
     else:
         index = faiss.read_index(str(directory / INDEX_FILE), flags | (faiss.IO_FLAG_MMAP if mapped else 0))
     if mapped:
