@@ -23,6 +23,8 @@ from aecore.search.vector_index import NONE, Candidates, rescored
 
 PARTS = {"data": config.PREPARED, "model": config.MODEL, "embeddings": config.EMBEDDINGS, "index": config.INDEX}
 """The artefacts a search needs, and where the workspace has them; a published copy holds each under its kind."""
+EXTRAS = {"clusters": config.CLUSTERS}
+"""Artefacts that a search can use where they are there."""
 
 Propose = Callable[[np.ndarray, int], Candidates]
 
@@ -59,8 +61,8 @@ class Source:
         return cls("workspace", root)
 
     def path(self, kind: str) -> Path:
-        """Directory of the artefact of this `kind` (a key of PARTS)."""
-        return self.directory / (kind if self.kind == "published" else PARTS[kind])
+        """Directory of the artefact of this `kind` (a key of PARTS or EXTRAS)."""
+        return self.directory / (kind if self.kind == "published" else (PARTS | EXTRAS)[kind])
 
     def growth(self, index: Manifest) -> Growth:
         """What the copy has gained and lost since it was published; the workspace grows by `dvc repro` alone."""

@@ -1,6 +1,7 @@
 """`publish` and `rollback`: what is served is a whole, verified copy, and `serving/current` switches to it atomically.
 
-    serving/<id>/           data/ model/ embeddings/ index/ and a manifest; id: from the digests of the four
+    serving/<id>/           data/ model/ embeddings/ index/ and, where there are, clusters/; a manifest; id: from the
+                            digests of them all
     serving/current         symbolic link to the copy that is served
     serving/history.jsonl   append-only: {"action": "publish" | "rollback", "id", "previous", "time"}, written just
                             before the switch it announces, so that it never lacks one
@@ -30,7 +31,7 @@ from aecore.artifact import Manifest
 from aecore.config import Runtime, UserError, WorkFailed
 from aecore.embedding import Encoder
 from aecore.search.growth import Growth, growth_folder, verify
-from aecore.search.searcher import PARTS, Searcher, Source
+from aecore.search.searcher import EXTRAS, PARTS, Searcher, Source
 from aecore.serve.lock import locked
 
 KEEP = 3
@@ -54,6 +55,7 @@ def publish(root: Path = Path()) -> None:
         workspace = Source("workspace", root)
         parts = {kind: artifact.read_manifest(workspace.path(kind), kind) for kind in PARTS}
         artifact.check_chain(*parts.values())
+        parts |= _extras(workspace, parts)
         name, previous = copy_id(parts), _current(serving)
         whole = _is_whole(serving / name)
         if whole and name == previous:
@@ -115,8 +117,22 @@ def rollback(root: Path = Path()) -> None:
 
 
 def copy_id(parts: dict[str, Manifest]) -> str:
-    """Name of the copy of these four artefacts: 12 hexadecimal digits that their digests determine."""
-    return artifact.sha256_json({kind: parts[kind].digest for kind in PARTS})[:12]
+    """Name of the copy of these artefacts: 12 hexadecimal digits that their digests determine."""
+    return artifact.sha256_json({kind: part.digest for kind, part in parts.items()})[:12]
+
+
+def _extras(workspace: Source, parts: dict[str, Manifest]) -> dict[str, Manifest]:
+    """Those of EXTRAS that are there and were made from these artefacts; says which one was made from others."""
+    found = {}
+    for kind in EXTRAS:
+        if (workspace.path(kind) / artifact.MANIFEST).is_file():
+            manifest = artifact.read_manifest(workspace.path(kind), kind)
+            if all(parts[name].digest == digest for name, digest in manifest.sources.items()):
+                found[kind] = manifest
+            else:
+                print(f"aecore publish: the {kind} were not made from these artefacts and stay behind: "
+                      f"`python -m aecore {artifact.STAGE_OF[kind]}` makes them anew", file=sys.stderr)  # fmt: skip
+    return found
 
 
 def _copy(workspace: Source, path: Path, parts: dict[str, Manifest], device: str) -> None:
@@ -124,7 +140,7 @@ def _copy(workspace: Source, path: Path, parts: dict[str, Manifest], device: str
         artifact.verify(workspace.path(kind), manifest, deep=True)
     facts = {"count": parts["data"].facts["count"]}
     with artifact.writing(path, "published", parts, facts) as directory:
-        for kind in PARTS:
+        for kind in parts:
             for name in (*parts[kind].files, artifact.MANIFEST):
                 _link(workspace.path(kind) / name, directory / kind / name)
         check_golden(Source("published", directory), device)
