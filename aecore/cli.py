@@ -17,7 +17,7 @@ STAGES = {
     "train": ("aecore.training.train", "train the chosen autoencoder -> models/autoencoder"),
     "embed": ("aecore.embedding", "encode every image -> artifacts/embeddings"),
     "index": ("aecore.search.index", "build the search index and measure its recall -> artifacts/index"),
-    "cluster": ("aecore.analysis.cluster", "group the codes by k-means -> artifacts/clusters"),
+    "cluster": ("aecore.analysis.cluster", "group the codes -> artifacts/clusters"),
     "map": ("aecore.analysis.map", "lay the codes out in two dimensions -> artifacts/map"),
     "evaluate": ("aecore.analysis.evaluate", "measure it all beside raw pixels and PCA -> reports"),
     "report": ("aecore.analysis.report", "tell it all on one page -> reports/report.html"),

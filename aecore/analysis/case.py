@@ -9,8 +9,8 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
-from aecore.analysis.protocol import Sample, flat, smallest
-from aecore.analysis.space import Rows, blocks
+from aecore.analysis.protocol import Sample, flat
+from aecore.analysis.space import Rows, blocks, smallest
 from aecore.data.corrupt import corrupt
 from aecore.data.images import Images
 from aecore.embedding import Encoder

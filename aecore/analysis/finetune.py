@@ -39,7 +39,8 @@ from aecore.analysis import figures
 from aecore.analysis.head import RATES, Measured, Part, draw, measure
 from aecore.analysis.intervals import bootstrap_means, interval
 from aecore.analysis.kmeans import threads
-from aecore.analysis.protocol import QUERIES, EvaluateConfig, smallest
+from aecore.analysis.protocol import QUERIES, EvaluateConfig
+from aecore.analysis.space import smallest
 from aecore.config import Runtime, UserError
 from aecore.data.images import Images
 from aecore.embedding import Encoder

@@ -19,7 +19,8 @@ import numpy as np
 from aecore.analysis import frechet, judge
 from aecore.analysis.frechet import Gaussian
 from aecore.analysis.judge import FEATURES, Judge
-from aecore.analysis.protocol import Sample, flat, smallest
+from aecore.analysis.protocol import Sample, flat
+from aecore.analysis.space import smallest
 from aecore.data.images import Images
 from aecore.generate.closest import UNSEEN, closest_in_pixels, unseen_distance
 from aecore.generate.mixture import fit_mixture, fitted_to

@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 
 import numpy as np
 
-from aecore.analysis.space import affinity, blocks
+from aecore.analysis.space import smallest
 from aecore.config import UserError
 from aecore.search.metric import Metric
 
 SAMPLE = 2**26
-"""Numbers that k-means is trained on at most (256 MiB of float32): of larger training splits, the smallest ids."""
+"""Numbers that k-means holds at most (256 MiB of float32): of larger training splits, the smallest ids."""
+BATCH = 16_384
+"""Images of a mini-batch; where there are more clusters than half of that, twice as many as those."""
 RESTARTS = 3
 """Random starts, of which the best is kept."""
 
@@ -47,21 +49,30 @@ def kmeans(vectors: np.ndarray, clusters: int, iterations: int, seed: int, metri
     return np.asarray(model.centroids, dtype=np.float32)
 
 
-def assign(vectors: np.ndarray, centroids: np.ndarray, metric: Metric) -> tuple[np.ndarray, np.ndarray]:
-    """Nearest centroid int32 (n,) of comparable vectors (n, D), and the distance to it float32 (n,), as the index's.
+def refine(centroids: np.ndarray, batches: Iterable[np.ndarray], metric: Metric, seed: int) -> np.ndarray:
+    """Centroids (k, D) after mini-batch k-means over `batches` of comparable vectors (b, D), one in memory at a time.
 
-    1 - cosine, or the Euclidean distance.
+    Sculley 2010, "Web-scale k-means clustering": each vector moves its nearest centroid by one over the number of
+    vectors that it has met. The first batch, of k vectors at least, gives the centroids their weight. For `cosine` they
+    are brought back to length 1 after every batch (spherical, Dhillon & Modha 2001).
     """
-    cluster = np.empty(len(vectors), np.int32)
-    for block in blocks(len(vectors), len(centroids)):
-        cluster[block] = affinity(vectors[block], centroids, metric).argmax(axis=1)
-    own = centroids[cluster]
-    if metric == "l2":
-        return cluster, np.linalg.norm(vectors - own, axis=1).astype(np.float32)
-    return cluster, np.maximum(1 - np.einsum("nd,nd->n", vectors, own), 0).astype(np.float32)
+    from sklearn.cluster import MiniBatchKMeans
+
+    model = MiniBatchKMeans(len(centroids), init=centroids, n_init=1, reassignment_ratio=0, random_state=seed)
+    for vectors in batches:
+        model.partial_fit(vectors)
+        if metric == "cosine":
+            length = np.linalg.norm(model.cluster_centers_, axis=1, keepdims=True)
+            model.cluster_centers_ /= np.maximum(length, np.finfo(np.float32).tiny)
+    return np.asarray(model.cluster_centers_, dtype=np.float32)
+
+
+def mini_batches(positions: np.ndarray, clusters: int, seed: int) -> list[np.ndarray]:
+    """Ascending `positions` in mini-batches that lie together on the disk, in an order that the seed draws."""
+    parts = np.array_split(positions, -(-len(positions) // max(BATCH, 2 * clusters)))
+    return [parts[number] for number in np.random.default_rng(seed).permutation(len(parts))]
 
 
 def sample(positions: np.ndarray, ids: np.ndarray, width: int) -> np.ndarray:
     """As many of `positions` as k-means may hold of `width` numbers each: the smallest ids, ascending by position."""
-    most = max(1, SAMPLE // width)
-    return positions if len(positions) <= most else np.sort(positions[np.argsort(ids[positions])[:most]])
+    return smallest(positions, ids, max(1, SAMPLE // width))

@@ -13,11 +13,12 @@ import numpy as np
 
 from aecore.analysis import learners
 from aecore.analysis.distort import distort
-from aecore.analysis.kmeans import assign, kmeans, sample
+from aecore.analysis.kmeans import kmeans, sample
 from aecore.analysis.scores import average_precision, psnr, rank_of, squared_error, ssim, vote
-from aecore.analysis.space import Space, blocks, leading
+from aecore.analysis.space import Space, blocks, leading, smallest
 from aecore.config import UserError, require
 from aecore.data.images import Images
+from aecore.search.clusters import nearest
 
 QUERIES = 10_000
 """Test images measured at most."""
@@ -94,11 +95,6 @@ class Sample:
         return {name: len(getattr(self, name)) for name in self.__dataclass_fields__}
 
 
-def smallest(positions: np.ndarray, ids: np.ndarray, count: int) -> np.ndarray:
-    """The up to `count` of `positions` whose ids are smallest, ascending by position."""
-    return np.sort(positions[np.argsort(ids[positions], kind="stable")[:count]])
-
-
 def measure(
     space: Space, encode: Encode, images: Images, chosen: Sample, neighbours: int, seed: int
 ) -> dict[str, np.ndarray]:
@@ -117,7 +113,7 @@ def measure(
         clusters = min(len(np.unique(labels[chosen.database])), len(chosen.train))
         training = space.read(sample(chosen.train, images.ids(), len(space.center)))
         centroids = kmeans(training, min(clusters, len(training)), ITERATIONS, seed, space.metric)
-        figures["cluster"] = assign(space.read(chosen.queries), centroids, space.metric)[0]
+        figures["cluster"] = nearest(space.read(chosen.queries), centroids, space.metric)[0]
     return figures
 
 

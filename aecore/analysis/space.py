@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from aecore.search.metric import Metric, codes
+from aecore.search.metric import Metric, affinity, comparable
 
 BLOCK = 2**26
 """Scores held at a time (256 MiB of float32)."""
@@ -41,8 +41,7 @@ class Space:
 
     def comparable(self, vectors: np.ndarray) -> np.ndarray:
         """Vectors (m, D) as the index compares them, float32; for `l2` centred too, which only rounds better."""
-        ready = codes(vectors, self.center, self.metric)
-        return np.asarray(ready - self.center) if self.metric == "l2" else ready
+        return comparable(vectors, self.center, self.metric)
 
     def read(self, positions: np.ndarray) -> np.ndarray:
         """Comparable vectors at `positions`, float32 (m, D)."""
@@ -69,20 +68,17 @@ class Space:
         return np.asarray(positions[np.concatenate(found)])
 
 
-def affinity(queries: np.ndarray, vectors: np.ndarray, metric: Metric) -> np.ndarray:
-    """Scores (q, n) of comparable vectors (q, D) against (n, D); within one query, more is nearer."""
-    scores = np.asarray(queries @ vectors.T)
-    if metric == "l2":
-        scores -= np.einsum("nd,nd->n", vectors, vectors) / 2
-    return scores
-
-
 def leading(scores: np.ndarray, k: int) -> np.ndarray:
     """Columns of the min(k, n) largest of each row of `scores` (q, n), largest first, equal ones in column order."""
     k = min(k, scores.shape[1])
     columns = np.sort(np.argpartition(scores, -k, axis=1)[:, -k:], axis=1)
     order = np.argsort(-np.take_along_axis(scores, columns, axis=1), axis=1, kind="stable")
     return np.asarray(np.take_along_axis(columns, order, axis=1))
+
+
+def smallest(positions: np.ndarray, ids: np.ndarray, count: int) -> np.ndarray:
+    """The up to `count` of `positions` whose ids are smallest, ascending by position; `ids` of all images."""
+    return np.sort(positions[np.argsort(ids[positions], kind="stable")[:count]])
 
 
 def blocks(count: int, width: int) -> Iterator[slice]:

@@ -1,4 +1,4 @@
-"""What "near" means: section `index`, and `codes`, the one place that centres and normalises."""
+"""What "near" means: section `index`, `codes`, the one place that centres and normalises, and what compares them."""
 
 from __future__ import annotations
 
@@ -78,6 +78,30 @@ def distances(queries: np.ndarray, others: np.ndarray, metric: Metric) -> np.nda
     if metric == "l2":
         return np.asarray(np.sqrt(squared))
     return np.asarray(np.where(queries.any(axis=-1) & others.any(axis=-1), squared / 2, 1.0))
+
+
+def comparable(vectors: np.ndarray, center: np.ndarray, metric: Metric) -> np.ndarray:
+    """`codes` to calculate with, float32 (n, dim): for `l2` centred too, which only rounds better."""
+    ready = codes(vectors, center, metric)
+    return np.asarray(ready - center) if metric == "l2" else ready
+
+
+def affinity(queries: np.ndarray, vectors: np.ndarray, metric: Metric) -> np.ndarray:
+    """Scores (q, n) of comparable vectors (q, D) against (n, D); within one query, more is nearer."""
+    scores = np.asarray(queries @ vectors.T)
+    if metric == "l2":
+        scores -= np.einsum("nd,nd->n", vectors, vectors) / 2
+    return scores
+
+
+def apart(vectors: np.ndarray, others: np.ndarray, metric: Metric) -> np.ndarray:
+    """How far each comparable vector (n, D) is from that in the same row of the others, float32 (n,), as the index's.
+
+    1 - cosine, or the Euclidean distance.
+    """
+    if metric == "l2":
+        return np.asarray(np.linalg.norm(vectors - others, axis=1), np.float32)
+    return np.asarray(np.maximum(1 - np.einsum("nd,nd->n", vectors, others), 0), np.float32)
 
 
 def center_of(vectors: Vectors, positions: np.ndarray) -> np.ndarray:
