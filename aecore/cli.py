@@ -20,7 +20,10 @@ STAGES = {
     "cluster": ("aecore.analysis.cluster", "group the codes -> artifacts/clusters"),
     "map": ("aecore.analysis.map", "lay the codes out in two dimensions -> artifacts/map"),
     "evaluate": ("aecore.analysis.evaluate", "measure it all beside raw pixels and PCA -> reports"),
-    "report": ("aecore.analysis.report", "tell it all on one page -> reports/report.html"),
+    "report": (
+        "aecore.analysis.report",
+        "tell it all on one page, and of each cluster -> reports/report.html, reports/clusters.html",
+    ),
 }
 """The pipeline, in order: name -> (module whose `main()` runs it, what it does)."""
 

@@ -76,15 +76,15 @@ PICTURES = {
     ),
     "map_clusters": Picture(
         alt="The same scatter, each dot coloured by the cluster it was put in.",
-        caption="The same dots, coloured by what k-means made of the codes without seeing a label; after a cluster's "
-        "number stands its commonest label.",
+        caption="The same dots, coloured by the clusters that were made of the codes without seeing a label; after a "
+        "cluster's number stands its commonest label.",
         chart=True,
     ),
     "clusters": Picture(
         alt="A row of images for each cluster: its most typical image first, then the next nearest to its centre.",
-        caption="Framed: the most typical image of each group, followed by the next nearest to the group's centre.",
+        caption="Framed: the most typical image of each cluster, followed by the next nearest to its centre.",
         title="Clusters",
-        prose="K-means puts every image into one group by its code. A good group can be named at a glance.",
+        prose="A good cluster can be named at a glance.",
     ),
     "samples": Picture(
         alt="Generated images, framed, each beside the training image nearest by code and the one nearest by pixels.",

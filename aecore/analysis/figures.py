@@ -64,10 +64,10 @@ def neighbours(queries: np.ndarray, found: np.ndarray, names: Sequence[str] | No
     return sheet.figure
 
 
-def scatter(places: np.ndarray, groups: np.ndarray, names: Sequence[str], title: str) -> Figure:
-    """The map: `places` (n, 2), coloured by group; `groups` ints (n,) index `names`, -1 is unlabelled.
+def scatter(places: np.ndarray, groups: np.ndarray, names: Sequence[str], title: str, rest: str = "other") -> Figure:
+    """The map: `places` (n, 2), coloured by group; `groups` ints (n,) index `names`, -1 is in none.
 
-    The twenty commonest groups get a colour and an entry in the legend.
+    The twenty commonest groups get a colour and an entry in the legend; all else is grey and called `rest`.
     """
     sizes = np.bincount(groups[groups >= 0], minlength=len(names))
     common = [int(group) for group in np.argsort(-sizes, kind="stable")[: len(PALETTE)] if sizes[group]]
@@ -80,7 +80,7 @@ def scatter(places: np.ndarray, groups: np.ndarray, names: Sequence[str], title:
     figure = Figure(figsize=(side, height))
     axes = figure.add_axes((0.005, below / height, 0.99, side / height))
     if others.any():
-        axes.scatter(*places[others].T, color=GREY, alpha=0.35, label="other", **style)  # type: ignore[arg-type]
+        axes.scatter(*places[others].T, color=GREY, alpha=0.35, label=rest, **style)  # type: ignore[arg-type]
     for colour, group in zip(PALETTE, sorted(common), strict=False):
         axes.scatter(*places[groups == group].T, color=colour, alpha=0.75, label=short(names[group], 20), **style)  # type: ignore[arg-type]
     axes.set(xticks=[], yticks=[])

@@ -1,6 +1,7 @@
-"""One self-contained HTML page: sections of prose, figures, tables and commands. It loads nothing and runs nothing.
+"""One self-contained HTML page: sections of prose, bars, pictures, tables and commands. It loads and runs nothing.
 
-Every text is escaped. In prose and captions `backticks` mark code and **asterisks** weight; nothing else is markup.
+Every text is escaped. In prose and captions `backticks` mark code and **asterisks** weight; nothing else is markup, and
+in headings, tables and bars and under small pictures nothing is.
 """
 
 from __future__ import annotations
@@ -63,6 +64,39 @@ class Figure(NamedTuple):
     """As of a table."""
 
 
+class Thumb(NamedTuple):
+    """A small picture of a strip."""
+
+    png: bytes
+    title: str
+    """What it is: shown beside the pointer, and for who cannot see it."""
+
+
+class Strip(NamedTuple):
+    """Small pictures in a row, or a single large one before other strips."""
+
+    label: str
+    thumbs: Sequence[Thumb]
+    large: bool = False
+
+
+class Bars(NamedTuple):
+    """Numbers as lengths."""
+
+    caption: str
+    rows: Sequence[tuple[str, str, float]]
+    """(name, value as text, length from 0 to 1)."""
+    ours: int | None = None
+    """The row that stands out."""
+
+
+class Link(NamedTuple):
+    """To a page beside this one."""
+
+    text: str
+    file: str
+
+
 class Code(NamedTuple):
     """Lines to read or to run."""
 
@@ -80,6 +114,9 @@ class Section(NamedTuple):
     figures: Sequence[Figure] = ()
     tables: Sequence[Table] = ()
     code: Sequence[Code] = ()
+    bars: Sequence[Bars] = ()
+    strips: Sequence[Strip] = ()
+    links: Sequence[Link] = ()
 
 
 class Key(NamedTuple):
@@ -135,26 +172,54 @@ def page(
 
 
 def _section(section: Section, anchor: str) -> str:
-    parts = [f'<h2 id="{anchor}">{_inline(section.title)}</h2>']
+    parts = [f'<h2 id="{anchor}">{_plain(section.title)}</h2>']
     if section.prose:
         parts.append(f'<div class="prose">{_paragraphs(section.prose)}</div>')
     parts += [_figures(section.figures), _tables(section.tables), *map(_code, section.code)]
+    parts += [*map(_tally, section.bars), _strips(section.strips), *map(_link, section.links)]
     inside = "\n".join(part for part in parts if part)
     return f'<section aria-labelledby="{anchor}">\n{inside}\n</section>'
 
 
 def _key(key: Key) -> str:
-    bars = "".join(
-        f'<li{"" if number else OURS}><span class="name">{_inline(name)}</span>'
-        f'<span class="bar" aria-hidden="true"><i style="width:{100 * min(max(length, 0), 1):.1f}%"></i></span>'
-        f'<span class="of">{_inline(value)}</span></li>'
-        for number, (name, value, length) in enumerate(key.bars)
-    )
-    beside = f'<ul class="bars">{bars}</ul>' if bars else ""
+    beside = _bars(key.bars, 0) if key.bars else ""
     return (
         f'<li class="key"><p class="label">{_inline(key.label)}</p><p class="value">{_inline(key.value)}</p>'
         f'<p class="note">{_inline(key.note)}</p>{beside}</li>'
     )
+
+
+def _bars(rows: Sequence[tuple[str, str, float]], ours: int | None) -> str:
+    bars = "".join(
+        f'<li{OURS if number == ours else ""}><span class="name">{_plain(name)}</span>'
+        f'<span class="bar" aria-hidden="true"><i style="width:{100 * min(max(length, 0), 1):.1f}%"></i></span>'
+        f'<span class="of">{_plain(value)}</span></li>'
+        for number, (name, value, length) in enumerate(rows)
+    )
+    return f'<ul class="bars">{bars}</ul>'
+
+
+def _tally(bars: Bars) -> str:
+    return (
+        f'<figure class="tally"><figcaption>{_inline(bars.caption)}</figcaption>{_bars(bars.rows, bars.ours)}</figure>'
+    )
+
+
+def _strips(strips: Sequence[Strip]) -> str:
+    inside = "".join(map(_strip, strips))
+    return f'<div class="strips">{inside}</div>' if inside else ""
+
+
+def _strip(strip: Strip) -> str:
+    thumbs = "".join(f"<li>{_picture(thumb.png, thumb.title, thumb.title)}</li>" for thumb in strip.thumbs)
+    return (
+        f'<figure class="strip{" large" if strip.large else ""}"><figcaption>{_inline(strip.label)}</figcaption>'
+        f"<ul>{thumbs}</ul></figure>"
+    )
+
+
+def _link(link: Link) -> str:
+    return f'<p class="link"><a href="{escape(link.file)}">{_plain(link.text)}</a></p>'
 
 
 def _figures(figures: Sequence[Figure]) -> str:
@@ -165,14 +230,23 @@ def _figure(figure: Figure) -> str:
     png = figure.png.read_bytes() if isinstance(figure.png, Path) else figure.png
     if png[:8] != PNG:
         raise ValueError(f"the figure {figure.caption!r} is no PNG")
-    width, height = struct.unpack(">II", png[16:24])
-    data = base64.b64encode(png).decode()
+    width, height = _size(png)
     kind = ("chart" if figure.chart else "sheet") + (" wide" if width > 2 * height else "")
     return (
         f'<figure class="{kind}"><div class="scroll" role="group" tabindex="0" aria-label="Picture, scrolls sideways">'
-        f'<img src="data:image/png;base64,{data}" alt="{escape(figure.alt)}" width="{width}" height="{height}"></div>'
-        f"<figcaption>{_inline(figure.caption)}</figcaption></figure>"
+        f"{_picture(png, figure.alt)}</div><figcaption>{_inline(figure.caption)}</figcaption></figure>"
     )
+
+
+def _picture(png: bytes, alt: str, title: str = "") -> str:
+    width, height = _size(png)
+    data, pointed = base64.b64encode(png).decode(), f' title="{escape(title)}"' if title else ""
+    return f'<img src="data:image/png;base64,{data}" alt="{escape(alt)}"{pointed} width="{width}" height="{height}">'
+
+
+def _size(png: bytes) -> tuple[int, int]:
+    width, height = struct.unpack(">II", png[16:24])
+    return width, height
 
 
 def _tables(tables: Sequence[Table]) -> str:

@@ -16,6 +16,7 @@ from aecore.analysis.space import Space
 from aecore.analysis.workspace import Workspace
 from aecore.data.images import Images
 from aecore.generate import interpolate, sample
+from aecore.search.clusters import NOISE
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -91,7 +92,9 @@ def draw_maps(images: Images, directory: Path, clusters: Path) -> dict[str, Figu
         order = np.argsort(everyone)
         rows = order[np.searchsorted(everyone[order], table["id"].to_numpy())]
         title = f"{len(places):,} codes by {method}, coloured by {by}"
-        drawn.append(figures.scatter(places, group[rows], named, title))
+        some = ["in none"] if by == "cluster" and (group == NOISE).any() else []
+        rest = " or ".join([*some, *(["other"] if not some or len(named) > len(figures.PALETTE) else [])])
+        drawn.append(figures.scatter(places, group[rows], named, title, rest))
     return dict(zip(("map", "map_clusters"), drawn, strict=False))
 
 

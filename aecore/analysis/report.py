@@ -8,10 +8,11 @@ from collections.abc import Iterable, Sequence
 from typing import Any
 
 from aecore import artifact, config
-from aecore.analysis import compare, page
+from aecore.analysis import cluster_page, compare, page
 from aecore.analysis.captions import AXES, GENERATED, LATER, MEANING, PICTURES
 from aecore.analysis.findings import FLOORS, KINDS, Findings
-from aecore.analysis.page import Cell, Code, Figure, Key, Measured, Section, Table
+from aecore.analysis.page import Cell, Code, Figure, Key, Link, Measured, Section, Table
+from aecore.data.images import Images
 
 PAGE = config.REPORTS / "report.html"
 SPLITS = ("train", "validation", "test")
@@ -156,9 +157,11 @@ def clusters(found: Findings) -> Section:
     all_of_them = len(found.clusters) <= SHOWN
     caption = "The clusters" if all_of_them else f"The {SHOWN} largest of {len(found.clusters):,} clusters"
     table = Table(caption, head, cells, numbers=(1, 3) if labelled else (1,))
-    purity = found.manifests["clusters"].facts.get("purity")
-    mean = "" if purity is None else f" On average {_percent(purity, 1)} of a group share its commonest label."
-    return Section(told.title, [told.prose + mean], pictures(found, "clusters"), [table])
+    facts = found.manifests["clusters"].facts
+    mean = f" On average {_percent(facts['purity'], 1)} of one share its commonest label." if "purity" in facts else ""
+    prose = f"{cluster_page.told(facts)} {told.prose}{mean}"
+    link = Link("Each cluster with its most and least typical images", cluster_page.PAGE.name)
+    return Section(told.title, [prose], pictures(found, "clusters"), [table], links=[link])
 
 
 def beside_the_floors(found: Findings) -> Section:
@@ -316,10 +319,13 @@ def write(found: Findings) -> str:
 
 
 def main() -> None:
-    """Read what the other stages made; write the page and print where it is."""
-    text = write(Findings.read())
-    artifact.write_text(PAGE, text)
-    print(f"wrote {PAGE}: one file of {len(text.encode()) / 1e6:.1f} MB")
+    """Read what the other stages made; write both pages and print where they are."""
+    found, images = Findings.read(), Images.open()
+    facts, assigned = found.manifests["clusters"].facts, cluster_page.read_assignments()
+    clustered = cluster_page.write(images, facts, found.clusters, *assigned)
+    for path, text in ((cluster_page.PAGE, clustered), (PAGE, write(found))):
+        artifact.write_text(path, text)
+        print(f"wrote {path}: one file of {len(text.encode()) / 1e6:.1f} MB")
 
 
 def _compared(found: Findings, name: str, space: str) -> str | Cell:

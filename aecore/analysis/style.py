@@ -51,6 +51,21 @@ h1 { margin: 0; font-size: clamp(2.4rem, 5vw, 3.5rem); line-height: 1.05; font-w
 .ours { color: var(--ink); font-weight: 600; }
 .ours .bar i { background: var(--ours); }
 
+.tally { max-width: 42rem; }
+.tally .bars { margin-top: .4rem; font-size: .875rem; }
+.tally .bars li { grid-template-columns: 11rem 1fr 7rem; }
+.tally .name { overflow: hidden; text-overflow: ellipsis; white-space: nowrap; }
+.tally figcaption { margin-top: 0; }
+.strips { display: grid; grid-template-columns: auto minmax(0, 1fr); gap: 1.25rem 2.5rem; align-items: start; }
+.strip { grid-column: 1 / -1; }
+.large { grid-column: 1; grid-row: span 2; }
+.large ~ .strip { grid-column: 2; }
+.strip figcaption { margin: 0 0 .4rem; }
+.strip ul { list-style: none; display: flex; flex-wrap: wrap; gap: .3rem; margin: 0; padding: 0; }
+.strip img { width: auto; height: 4.25rem; border-radius: 3px; }
+.large img { height: 10.5rem; max-width: 14rem; border-radius: 5px; object-fit: contain; }
+.link { margin-bottom: 0; font-weight: 600; }
+
 nav { margin-top: clamp(2.5rem, 6vw, 4rem); font-size: .9375rem; }
 nav ol { list-style: none; display: flex; flex-wrap: wrap; gap: .35rem 1.5rem; margin: 0; padding: 1rem 0;
   border-block: 1px solid var(--line); }
@@ -70,6 +85,9 @@ h2 { margin: 0; font-size: clamp(1.5rem, 3vw, 2rem); line-height: 1.15; font-wei
   section > * { grid-column: 1 / -1; }
   section > h2 { grid-column: 1; }
   section > .prose { grid-column: 2; margin-top: 0; padding-top: .2rem; }
+  section > .tally, .tally + .link { grid-column: 2; }
+  section > h2 + .tally { margin-top: .4rem; }
+  .strips { grid-template-columns: 15rem minmax(0, 1fr); column-gap: 3rem; }
 }
 
 figcaption, caption { font-size: .875rem; line-height: 1.5; color: var(--soft); text-align: left; }
@@ -109,6 +127,9 @@ footer p { margin: 0; padding-top: 1.25rem; border-top: 1px solid var(--line); m
 
 @media (max-width: 44rem) {
   .sheet img, .wide img { max-width: none; width: 46rem; }
+  .tally .bars li { grid-template-columns: 8rem 1fr 5.5rem; }
+  .strips { display: block; }
+  .strip + .strip { margin-top: 1rem; }
   th, td { padding-right: 1rem; }
   thead th:first-child, tbody th { position: sticky; left: 0; min-width: 7.5rem; background: var(--paper); }
 }
@@ -131,7 +152,7 @@ footer p { margin: 0; padding-top: 1.25rem; border-top: 1px solid var(--line); m
   .keys { grid-template-columns: repeat(4, 1fr); gap: 1.5rem; margin-block: 2rem; }
   .key .value { font-size: 2.1rem; }
   h2, caption, section > .prose { break-after: avoid; }
-  figure, tr, .key, section > .prose { break-inside: avoid; }
+  figure, tr, .key, .strips, section > .prose { break-inside: avoid; }
   td code { overflow-wrap: anywhere; }
   .scroll { overflow: visible; }
   .sheet > .scroll, .chart > .scroll { background: #fff; filter: none; border-color: #ccc; }

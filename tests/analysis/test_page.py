@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from aecore.analysis.page import Cell, Code, Figure, Key, Measured, Section, Table, page
+from aecore.analysis.page import Bars, Cell, Code, Figure, Key, Link, Measured, Section, Strip, Table, Thumb, page
 from tests.analysis.markup import Page
 
 HOSTILE = """<script>alert("1")</script><img src=http://evil.example/x onerror='x()'>&amp;"'"""
@@ -31,6 +31,7 @@ def whole(text: str, pictures: list[Figure]) -> str:
                numbers=(1,), note=text),
          Table(text, (), [(text, text)], narrow=True)],
         [Code(text, [text, Measured(text)], columns=True)],
+        [Bars(text, [(text, text, 0.5)])], [Strip(text, [Thumb(png(), text)])], [Link(text, "report.html")],
     )  # fmt: skip
     return page(text, text, [text], [Key(text, text, text, [(text, text, 0.5)])], pictures, [section, section], text)
 
@@ -42,15 +43,18 @@ def test_hostile_text_stays_text_wherever_it_stands() -> None:
     assert [sorted(given) for _, given in read.tags] == [sorted(given) for _, given in harmless.tags]
     assert read.text.count(HOSTILE) == harmless.text.count("x") > 15
     assert {given["alt"] for given in read.all("img")} == {HOSTILE}
+    assert {given["title"] for given in read.all("img") if "title" in given} == {HOSTILE}
 
 
 def test_prose_has_code_and_weight_and_cells_have_not() -> None:
-    table = Table("c", (), [("`x`", "**y**")])
-    read = Page(page("k", "t", ["run `a < b` **now**, 2 * 3, `**c**`"], [], [], [Section("s", tables=[table])], "f"))
+    part = Section("`s`", tables=[Table("c", (), [("`x`", "**y**")])], bars=[Bars("c", [("`z`", "**1**", 1.0)])])
+    read = Page(page("k", "t", ["run `a < b` **now**, 2 * 3, `**c**`"], [], [], [part], "f"))
     assert read.texts("code") == ["a < b", "**c**"]
     assert read.texts("strong") == ["now"]
     assert read.texts("th") == ["`x`"]
     assert read.texts("td") == ["**y**"]
+    assert read.texts("h2") == ["`s`"]
+    assert read.texts("span") == ["`z`", "", "**1**"]
 
 
 def test_pictures_are_inside_and_take_their_room_before_they_load(tmp_path: Path) -> None:
@@ -89,6 +93,21 @@ def test_a_bar_is_as_long_as_its_number() -> None:
     text = page("k", "t", [], [Key("label", "0.5", "note", bars)], [], [], "f")
     assert re.findall(r"width:([\d.]+)%", text.split("</style>")[1]) == ["50.0", "100.0", "0.0"]
     assert Page(text).all("li")[1].get("class") == "ours"
+
+
+def test_bars_strips_and_links_stand_in_their_section() -> None:
+    bars = Bars("sizes", [("one", "1", 0.1), ("two", "2", 0.2)], ours=1)
+    strips = [Strip("most", [Thumb(png(9, 8), "first\nid 1")], large=True), Strip("least", [Thumb(png(), "a")] * 2)]
+    text = page(
+        "k", "t", [], [], [], [Section("s", bars=[bars], strips=strips, links=[Link("there", "report.html")])], "f"
+    )
+    read = Page(text)
+    assert [given.get("class") for given in read.all("li")][1:] == [None, "ours", None, None, None]
+    assert [given["class"] for given in read.all("figure")] == ["tally", "strip large", "strip"]
+    assert [(given["title"], given["width"], given["height"]) for given in read.all("img")] == [
+        ("first\nid 1", "9", "8"), ("a", "5", "4"), ("a", "5", "4")
+    ]  # fmt: skip
+    assert [given["href"] for given in read.all("a")][-1] == "report.html"
 
 
 def test_light_dark_paper_and_phone_have_rules_of_their_own() -> None:

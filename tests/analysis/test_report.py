@@ -15,7 +15,7 @@ import pytest
 from ruamel.yaml import YAML
 
 from aecore import artifact, cli, config
-from aecore.analysis import compare, generation, report
+from aecore.analysis import cluster_page, compare, generation, report
 from aecore.analysis.captions import AXES, GENERATED, LATER, MEANING, PICTURES
 from aecore.analysis.findings import SECTIONS, Findings, comment
 from aecore.models.recipe import Recipe
@@ -50,10 +50,12 @@ def differing(found: Findings, **sides: dict[str, int]) -> Findings:
 def test_the_stage_prints_where_and_writes_the_same_bytes_twice(
     workspace: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    before = report.PAGE.read_bytes()
+    pages = (cluster_page.PAGE, report.PAGE)
+    before = [path.read_bytes() for path in pages]
     assert cli.main(["report"]) == 0
-    assert re.fullmatch(r"wrote reports/report\.html: one file of \d+\.\d MB\n", capsys.readouterr().out)
-    assert report.PAGE.read_bytes() == before
+    told = "".join(rf"wrote reports/{path.stem}\.html: one file of \d+\.\d MB\n" for path in pages)
+    assert re.fullmatch(told, capsys.readouterr().out)
+    assert [path.read_bytes() for path in pages] == before
     assert not list(config.REPORTS.glob(".*.tmp"))
 
 
