@@ -108,12 +108,19 @@ class Collection:
                 known[wanted] |= bool(len(self.answering(np.array([start + row]))))
         return known
 
-    def matching(self, where: str) -> np.ndarray:
-        """Positions, ascending, of the images that meet the condition `where` (see `aecore.search.filters`)."""
-        parts = [
-            start + matching(segment.images.items, where)
-            for start, segment in zip(self.starts, self.segments, strict=False)
-        ]
+    def matching(self, where: str, clusters: np.ndarray | None = None) -> np.ndarray:
+        """Positions, ascending, of the images that meet the condition `where` (see `aecore.search.filters`).
+
+        `clusters`, int32 by position, is their column `cluster`, if the condition shall know one.
+        """
+        import pyarrow as pa
+
+        parts = []
+        for start, segment in zip(self.starts.tolist(), self.segments, strict=False):
+            table = segment.images.items
+            if clusters is not None:
+                table = table.append_column("cluster", pa.array(clusters[start : start + segment.size]))
+            parts.append(start + matching(table, where))
         return self.answering(np.concatenate(parts))
 
     def split(self, positions: np.ndarray) -> list[tuple[int, np.ndarray, np.ndarray]]:

@@ -143,7 +143,7 @@ def run(
         print(f"aecore duplicates: drew {montage}", file=sys.stderr)
     if as_json:
         answer = {
-            "source": searcher.told(source),
+            "source": searcher.told(),
             "metric": searcher.metric,
             "threshold": threshold,
             "exact": exact,

@@ -96,7 +96,7 @@ def run(n: int = 10, as_json: bool = False, montage: Path | None = None, root: P
         _drawn(searcher, encoder, shown, [*far, *unlike]).save(montage, format="PNG")
         print(f"aecore outliers: drew {montage}", file=sys.stderr)
     if as_json:
-        answer = {"source": searcher.told(source), "metric": searcher.metric, "count": searcher.count}
+        answer = {"source": searcher.told(), "metric": searcher.metric, "count": searcher.count}
         print(json.dumps(answer | {"far": far, "unlike_reconstruction": unlike}, indent=2, allow_nan=False))
         return
     print(f"Farthest from their {NEIGHBOURS} nearest, of {searcher.count:,} images:")

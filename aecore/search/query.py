@@ -82,7 +82,7 @@ def run(
     searcher, queries = _read(source, images, wanted)
     among = None
     if where is not None:
-        among = searcher.collection.matching(where)
+        among = searcher.matching(where)
         print(f"aecore query: {len(among):,} of {searcher.count:,} images meet {where!r}", file=sys.stderr)
         if not len(among):
             raise UserError(f"no image meets --where {where!r}.")
@@ -105,7 +105,7 @@ def run(
     if as_json:
         given = [(printable(str(path)), None) for path in images] + [(None, str(item_id)) for item_id in wanted]
         answer = {
-            "source": searcher.told(source),
+            "source": searcher.told(),
             "metric": searcher.metric,
             "where": where,
             "k": found.ids.shape[1],

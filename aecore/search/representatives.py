@@ -72,7 +72,7 @@ def run(
     if where is None:
         positions = np.concatenate(list(collection.blocks(2**20)))
     else:
-        positions = collection.matching(where)
+        positions = searcher.matching(where)
         print(f"aecore representatives: {len(positions):,} of {searcher.count:,} images meet {where!r}",
               file=sys.stderr)  # fmt: skip
         if not len(positions):
@@ -95,7 +95,7 @@ def run(
         print(f"aecore representatives: drew {montage}{drawn}", file=sys.stderr)
     if as_json:
         answer = {
-            "source": searcher.told(source),
+            "source": searcher.told(),
             "metric": searcher.metric,
             "where": where,
             "by": by,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+import re
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,6 +15,7 @@ import numpy as np
 from aecore import artifact, config
 from aecore.artifact import Manifest
 from aecore.config import UserError, WorkFailed
+from aecore.search.clusters import Clusters
 from aecore.search.collection import Collection
 from aecore.search.growth import BASE, Growth, segment_path
 from aecore.search.metric import codes, distances
@@ -90,8 +92,8 @@ class Searcher:
     itself, their distances are computed anew, in float64, from differences of the stored codes.
     """
 
-    def __init__(self, collection: Collection, growth: Growth) -> None:
-        self.collection, self.growth = collection, growth
+    def __init__(self, collection: Collection, growth: Growth, source: Source) -> None:
+        self.collection, self.growth, self.source = collection, growth, source
         self.base = collection.segments[0]
         self.manifest = self.base.manifest
         """Of the base's index."""
@@ -128,21 +130,43 @@ class Searcher:
                     f"the growth of {source.directory} names segment {name} with index {digest[:12]}, but the one "
                     f"there is {segments[-1].manifest.digest[:12]}: publish again, and add its images again."
                 )
-        return cls(Collection(segments), growth)
+        return cls(Collection(segments), growth, source)
 
-    def told(self, source: Source) -> dict[str, Any]:
-        """What answers, for JSON: kind and path of the `source`, the digests of its artefacts, and how it has grown."""
+    def told(self) -> dict[str, Any]:
+        """What answers, for JSON: kind and path of the source, the digests of its artefacts, and how it has grown."""
         sources = self.manifest.sources
         digests = {**{kind: sources[kind] for kind in PARTS if kind != "index"}, "index": self.manifest.digest}
         grown = None
         if self.growth.manifest is not None:
             added, removed = self.growth.counts
             grown = {"digest": self.growth.manifest.digest, "added": added, "removed": removed}
-        return {"kind": source.kind, "path": str(source.directory), "digests": digests, "growth": grown}
+        return {"kind": self.source.kind, "path": str(self.source.directory), "digests": digests, "growth": grown}
 
     def comparable(self, vectors: np.ndarray) -> np.ndarray:
         """Raw codes (n, dim) as the index compares them, float32."""
         return codes(vectors, self.base.center, self.metric)
+
+    def matching(self, where: str) -> np.ndarray:
+        """Positions, ascending, of the images that meet a condition (see `aecore.search.filters`).
+
+        Where clusters were made of these embeddings, it may name the column `cluster`; an image that was added since
+        has that which `Clusters.assign` gives it. Raises UserError for a condition that is none.
+        """
+        named = re.search(r"\bcluster\b", where) and (self.source.path("clusters") / artifact.MANIFEST).is_file()
+        return self.collection.matching(where, self.clusters() if named else None)
+
+    def clusters(self) -> np.ndarray:
+        """The cluster of every image by position, int32. Raises as `Clusters.open`, and where others were clustered."""
+        import pyarrow.parquet as pq
+
+        clusters = Clusters.open(self.source.path("clusters"))
+        assert clusters.manifest is not None
+        artifact.check_chain(self.base.embeddings.manifest, clusters.manifest)
+        assigned = pq.read_table(self.source.path("clusters") / "assignments.parquet", columns=["cluster"])["cluster"]
+        parts = [assigned.to_numpy()]
+        for segment in self.collection.segments[1:]:
+            parts += [clusters.assign(np.asarray(shard))[0] for _, shard in segment.embeddings.shards()]
+        return np.concatenate(parts).astype(np.int32)
 
     def search(self, vectors: np.ndarray, k: int, among: np.ndarray | None = None) -> Neighbours:
         """The k nearest images (at most `count`) of raw codes (q, dim), as an Encoder or `vector` gives them.

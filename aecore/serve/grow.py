@@ -94,7 +94,7 @@ def add(paths: Sequence[str | Path], as_json: bool = False, root: Path = Path())
     for name, reason in outcome.rejected[:10]:
         print(f"aecore add: passed over {name}: {reason}", file=sys.stderr)
     if as_json:
-        told = {"source": searcher.told(source), **dataclasses.asdict(outcome), "images": searcher.count}
+        told = {"source": searcher.told(), **dataclasses.asdict(outcome), "images": searcher.count}
         told["rejected"] = [{"path": path, "reason": reason} for path, reason in outcome.rejected]
         print(json.dumps(told, indent=2))
         return
@@ -122,7 +122,7 @@ def remove(ids: Sequence[str | int], where: str | None = None, as_json: bool = F
         collection = searcher.collection
         positions = [collection.position(_number(item_id)) for item_id in ids]
         if where is not None:
-            met = collection.matching(where)
+            met = searcher.matching(where)
             if not len(met):
                 raise UserError(f"no image meets --where {where!r}; nothing was removed.")
             positions += met.tolist()
@@ -131,7 +131,7 @@ def remove(ids: Sequence[str | int], where: str | None = None, as_json: bool = F
             raise UserError("these are all the images there are: an index of none cannot answer; nothing was removed.")
         searcher = retire(source, searcher, gone)
     if as_json:
-        print(json.dumps({"source": searcher.told(source), "removed": len(gone), "images": searcher.count}, indent=2))
+        print(json.dumps({"source": searcher.told(), "removed": len(gone), "images": searcher.count}, indent=2))
     else:
         print(f"removed {len(gone):,} images; {searcher.count:,} answer now")
 

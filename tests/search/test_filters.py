@@ -1,20 +1,26 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from PIL import Image
 
-from aecore import cli
+from aecore import cli, config
 from aecore.config import UserError
 from aecore.search import searcher as searching
+from aecore.search.clusters import Clusters
 from aecore.search.filters import matching
 from aecore.search.searcher import Searcher, Source
+from aecore.serve.grow import add
+from aecore.serve.publish import publish
 from aecore.vectors import Embeddings
 
 ITEMS = pa.table(
@@ -124,3 +130,28 @@ def test_query_where(workspace: Path, capsys: pytest.CaptureFixture[str]) -> Non
     assert "no image meets --where" in capsys.readouterr().err
     assert cli.main(["query", "--id", item, "--where", "lable = 1"]) == 2
     assert "label_name" in capsys.readouterr().err
+
+
+def test_a_condition_may_name_the_cluster_also_of_what_was_added(
+    workspace: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    items = pq.read_table(config.CLUSTERS / "assignments.parquet").to_pydict()
+    searcher = Searcher.open(Source.find())
+    for number in set(items["cluster"]):
+        ids = searcher.collection.ids(searcher.matching(f"cluster = {number}"))
+        assert set(ids.tolist()) == {i for i, c in zip(items["id"], items["cluster"], strict=True) if c == number}
+    Path("more").mkdir()
+    for path in sorted(Path("data/raw/shapes/disc").iterdir())[:8]:
+        Image.fromarray(np.asarray(Image.open(path))[::-1].copy()).save(Path("more") / path.name)
+    publish()
+    add(["more"])
+    searcher = Searcher.open(Source.find())
+    added = searcher.matching("split = 'added'")
+    assert len(added) == 8
+    assigned = Clusters.open().assign(searcher.collection.vectors(added))[0]
+    for number in set(assigned.tolist()):
+        found = searcher.matching(f"split = 'added' and cluster = {number}")
+        np.testing.assert_array_equal(found, added[assigned == number])
+    shutil.rmtree(Path("serving/current/clusters"))
+    with pytest.raises(UserError, match="cluster"):
+        searcher.matching("cluster = 0")
