@@ -118,10 +118,11 @@ def section(
     images: Images, row: dict[str, Any], positions: np.ndarray, distance: np.ndarray, counts: list[tuple[str, int]]
 ) -> Section:
     """A cluster: its `row` of the table, its images' `positions` (m,), the nearest first, and their `distance` (m,)."""
-    share = _percent(row["size"] / images.count)
+    share, purity = _percent(row["size"] / images.count), row.get("purity")
+    pure = "" if purity is None else f"; {_percent(purity)} of those with a label have the commonest"
     prose = (
-        f"**{row['size']:,} images**, {share} of all. Distance to the centre: median {np.median(distance):.3f}, at "
-        f"most {distance[-1]:.3f}."
+        f"**{row['size']:,} images**, {share} of all{pure}. Distance to the centre: median {np.median(distance):.3f}, "
+        f"at most {distance[-1]:.3f}."
     )
     near, far = positions[1 : 1 + TYPICAL], positions[1 + TYPICAL :][::-1][:ODD]
     strips = [Strip("Most typical (medoid)", thumbs(images, positions[:1]), large=True)]

@@ -54,6 +54,7 @@ def test_every_cluster_shows_its_medoid_its_nearest_and_its_farthest(workspace: 
             for number, said in zip(expected, group, strict=True)
         )
         assert f"{row['size']:,} images" in page.text
+        assert f"; {100 * row['purity']:.1f}\u202f% of those with a label" in page.text
         assert f"{row['cluster']} · {row['label_name']}" in page.texts("h2")
     assert shown == []
     assert page.texts("h2")[0] == "Overview"
