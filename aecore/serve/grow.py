@@ -34,8 +34,8 @@ from aecore.config import Runtime, UserError
 from aecore.data.entry import Source as Stream
 from aecore.data.entry import printable
 from aecore.data.items import Found, Kept, deduplicate, make_tables
+from aecore.data.paths import streams
 from aecore.data.reading import read_all
-from aecore.data.trees import ARCHIVE_SUFFIXES, archive, files, folder
 from aecore.embedding import Encoder
 from aecore.search import drift
 from aecore.search.growth import growth_folder
@@ -80,8 +80,7 @@ def add(paths: Sequence[str | Path], as_json: bool = False, root: Path = Path())
         source = _served(root)
         print(f"aecore add: to {source}", file=sys.stderr)
         encoder = Encoder.load(source.path("model"), runtime.device)
-        limit = 8 * encoder.preparation.max_pixels + 2**20
-        for prefix, stream in _streams(given, limit):
+        for prefix, stream in streams(given, encoder.preparation.max_pixels):
             bar = tqdm(total=stream.total, desc="add", unit=" images", mininterval=0.5, disable=None)
             with bar:
                 while _step(source, encoder, prefix, stream, runtime.threads, bar, outcome):
@@ -143,18 +142,6 @@ def _served(root: Path) -> Source:
             "nothing is published: run `python -m aecore publish` first (the workspace grows by `dvc repro`)."
         )
     return source
-
-
-def _streams(paths: Sequence[Path], limit: int) -> Iterator[tuple[str, Stream]]:
-    """What the paths hold, single files together; and what the names of the entries come after."""
-    single = [path for path in paths if not path.is_dir() and not path.name.lower().endswith(ARCHIVE_SUFFIXES)]
-    if single:
-        yield "", files(single, limit)
-    for path in paths:
-        if path.is_dir():
-            yield f"{path}/", folder(path, limit, batches=False)
-        elif path not in single:
-            yield f"{path}/", archive(path, limit, batches=False)
 
 
 def _step(
