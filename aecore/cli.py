@@ -60,6 +60,13 @@ def _run(options: argparse.Namespace) -> None:
         from aecore.data import fetch
 
         fetch.main()
+    elif options.command == "query" and (options.parquet or options.ids or options.all):
+        if options.montage or options.percentile:
+            raise UserError("--montage and --percentile are for a few queries: leave them out of a batch.")
+        from aecore.search import batch
+
+        batch.run(options.images, options.id, options.parquet, options.k, options.where, options.ids, options.all,
+                  options.json)  # fmt: skip
     elif options.command == "query":
         from aecore.search import query
 
@@ -157,6 +164,11 @@ def _parser() -> argparse.ArgumentParser:
                        "farther apart, in per cent")  # fmt: skip
     query.add_argument("--json", action="store_true", help="stable JSON instead of a table")
     query.add_argument("--montage", type=Path, metavar="OUT.png", help="also draw queries and neighbours")
+    query.add_argument("--parquet", type=Path, metavar="OUT.parquet", help="very many at once: write the neighbours "
+                       "there and print counts and speed; IMAGE may then be a folder or an archive too")  # fmt: skip
+    query.add_argument("--ids", type=Path, metavar="FILE.parquet", help="with --parquet: look for the indexed images "
+                       "that its column `id` names")  # fmt: skip
+    query.add_argument("--all", action="store_true", help="with --parquet: look for every indexed image")
 
     duplicates = commands.add_parser(
         "duplicates", help="find near-duplicates, and those that straddle training and test", description="Group the "

@@ -76,16 +76,11 @@ def run(
     if k < 1:
         raise UserError(f"-k is {k}; expected 1 or more.")
     check_writable(montage)
-    wanted = [_number(item_id) for item_id in ids]
+    wanted = [number(item_id) for item_id in ids]
     source = Source.find(root)
     print(f"aecore query: asking {source}", file=sys.stderr)
     searcher, queries = _read(source, images, wanted)
-    among = None
-    if where is not None:
-        among = searcher.matching(where)
-        print(f"aecore query: {len(among):,} of {searcher.count:,} images meet {where!r}", file=sys.stderr)
-        if not len(among):
-            raise UserError(f"no image meets --where {where!r}.")
+    among = let_through(searcher, where)
     found = searcher.search(queries.vectors, k, among)
     collection, rows = searcher.collection, _told(searcher, found)
     spread = percentile.spread_of(searcher) if percentiles else None
@@ -140,7 +135,7 @@ def inspect(item_id: str | None = None, png: Path | None = None, root: Path = Pa
         for row in searcher.collection.items(next(searcher.collection.blocks(10)), ["id", "path"]):
             print(f"{row['id']:>19}  {row['path']}")
         return
-    row = searcher.collection.item(_number(item_id))
+    row = searcher.collection.item(number(item_id))
     if png is not None:
         check_writable(png)
         position = np.array([searcher.collection.position(row["id"])])
@@ -161,6 +156,28 @@ def _tell_growth(searcher: Searcher, root: Path) -> None:
           f"{found.imbalance_built}), {found.work} times the comparisons of a fresh index")  # fmt: skip
     reasons = found.reasons(removed / searcher.base.size)
     print(f"a rebuild pays (`dvc repro`, `publish`): {'; '.join(reasons)}" if reasons else "no rebuild is needed")
+
+
+def let_through(searcher: Searcher, where: str | None) -> np.ndarray | None:
+    """What `Searcher.search` calls `among`: the positions that the condition lets through, and says how many.
+
+    Raises UserError where there are none, and as `aecore.search.filters`.
+    """
+    if where is None:
+        return None
+    among = searcher.matching(where)
+    print(f"aecore query: {len(among):,} of {searcher.count:,} images meet {where!r}", file=sys.stderr)
+    if not len(among):
+        raise UserError(f"no image meets --where {where!r}.")
+    return among
+
+
+def number(item_id: str | int) -> int:
+    """An id as it was typed. Raises UserError where it is none."""
+    try:
+        return int(item_id)
+    except ValueError as error:
+        raise UserError(f"id {item_id!r} is not a number: `python -m aecore inspect` lists some ids.") from error
 
 
 def table(name: str, neighbours: list[dict[str, Any]], most: float = 100) -> str:
@@ -202,13 +219,6 @@ def _asked_pixels(searcher: Searcher, queries: Queries, files: Sequence[str | Pa
     return np.concatenate(
         [*decoded, searcher.collection.pixels(searcher.collection.positions(np.array(ids, np.int64)))]
     )
-
-
-def _number(item_id: str | int) -> int:
-    try:
-        return int(item_id)
-    except ValueError as error:
-        raise UserError(f"id {item_id!r} is not a number: `python -m aecore inspect` lists some ids.") from error
 
 
 def _told(searcher: Searcher, found: Neighbours) -> list[list[dict[str, Any]]]:
