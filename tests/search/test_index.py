@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from aecore.config import Runtime, UserError, WorkFailed
-from aecore.search import filling, index, storage
+from aecore.search import filling, index, recall, storage
 from aecore.search.index import build
 from aecore.search.kinds import lists_for, possible
 from aecore.search.metric import IndexConfig, Metric, codes
@@ -115,7 +115,10 @@ def test_an_exact_index_has_recall_one(metric: Metric, small_blocks: None) -> No
 
 
 @pytest.mark.parametrize("metric", ["cosine", "l2"])
-def test_recall_of_an_inverted_file_is_what_numpy_counts(metric: Metric, small_blocks: None) -> None:
+def test_recall_of_an_inverted_file_is_what_numpy_counts(
+    metric: Metric, small_blocks: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(recall, "QUERIES", 1_000)  # all test images
     vectors, ids, splits = clustered(4000), random_ids(4000), thirds(4000)
     built = build(Sharded(vectors, (2500, 1500)), ids, splits, asked(metric, 3999, 0.8), RUNTIME)
     assert built.facts["index"] == "ivf64"
