@@ -16,11 +16,12 @@ import select
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import IO, Any, Literal
 
 DVC = (sys.executable, "-m", "dvc")
 GRACE = 20.0
@@ -101,31 +102,42 @@ def command(name: str, arguments: Sequence[str], tell: Callable[[str], None] = p
     return _run(name, [sys.executable, "-m", *arguments], tell)
 
 
-def _run(name: str, arguments: Sequence[str], tell: Callable[[str], None]) -> Result:
+def answer(name: str, arguments: Sequence[str], tell: Callable[[str], None] = print) -> Any:
+    """Run such a command that prints JSON, and return that; what it writes to standard error goes to `tell`."""
+    with tempfile.TemporaryFile("w+") as output:
+        _run(name, [sys.executable, "-m", *arguments], tell, output)
+        output.seek(0)
+        return json.load(output)
+
+
+def _run(name: str, arguments: Sequence[str], tell: Callable[[str], None], output: IO[str] | None = None) -> Result:
+    """Run a command; its standard output goes to the file `output`, or to `tell` with its standard error."""
     started = time.monotonic()
     lines: collections.deque[str] = collections.deque(maxlen=TAIL)
     outcome: Outcome | None = None
     with subprocess.Popen(
-        arguments, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
-        errors="replace", env=_environment(), start_new_session=True,
+        arguments, stdin=subprocess.DEVNULL, stdout=output or subprocess.PIPE,
+        stderr=subprocess.PIPE if output else subprocess.STDOUT, text=True, errors="replace", env=_environment(),
+        start_new_session=True,
     ) as process:  # fmt: skip
+        told = process.stderr if output else process.stdout
+        assert told is not None
         try:
-            assert process.stdout is not None
-            for line in process.stdout:
+            for line in told:
                 if line := line.rstrip():
                     tell(line)
                     lines.append(line)
                     outcome = outcome or _outcome(name, line)
             status = process.wait()
         except BaseException:
-            _end(process)
+            _end(process, told)
             raise
     if status == 0:
         return Result(name, outcome or "done", time.monotonic() - started, lines[-1] if lines else "")
     if _locked(lines):
         raise Locked(name, lines)
-    if told := re.findall(r"failed to run: .*, exited with (-?\d+)$", "\n".join(lines), re.MULTILINE):
-        status = int(told[-1])
+    if exits := re.findall(r"failed to run: .*, exited with (-?\d+)$", "\n".join(lines), re.MULTILINE):
+        status = int(exits[-1])
     # A shell reports a signal as 128 + its number; 255 is DVC's own failure.
     raise (Interrupted if status < 0 or 128 < status < 160 else CommandFailed)(name, status, lines)
 
@@ -151,11 +163,10 @@ def _environment() -> dict[str, str]:
     return os.environ | {"PATH": path, "PYTHONUNBUFFERED": "1", "DVC_NO_ANALYTICS": "1"}
 
 
-def _end(process: subprocess.Popen[str]) -> None:
-    """End the whole group: SIGTERM, then SIGKILL for what still holds the output open after GRACE seconds."""
+def _end(process: subprocess.Popen[str], told: IO[str]) -> None:
+    """End the whole group: SIGTERM, then SIGKILL for what still holds `told` open after GRACE seconds."""
     _signal(process.pid, signal.SIGTERM)
-    assert process.stdout is not None
-    descriptor, deadline = process.stdout.fileno(), time.monotonic() + GRACE
+    descriptor, deadline = told.fileno(), time.monotonic() + GRACE
     while (left := deadline - time.monotonic()) > 0:
         if select.select([descriptor], [], [], left)[0] and not os.read(descriptor, 65536):
             break

@@ -140,6 +140,18 @@ def test_other_commands_run_in_the_same_way(project: Path) -> None:
         pipeline.command("nothing", ["nosuch"], lambda line: None)
 
 
+def test_a_command_that_answers_in_json(project: Path) -> None:
+    (project / "told.py").write_text(
+        "import sys\nprint('{\"a\":'); print('half way', file=sys.stderr)\nprint('[1, 2]}')\n"
+        "sys.exit('the model is another: mend it' if sys.argv[1:] else 0)\n"
+    )
+    lines: list[str] = []
+    assert pipeline.answer("told", ["told"], lines.append) == {"a": [1, 2]}
+    assert lines == ["half way"]
+    with pytest.raises(pipeline.CommandFailed, match=r"(?s)told failed.*half way\n  the model is another: mend it$"):
+        pipeline.answer("told", ["told", "wrong"], lines.append)
+
+
 def test_the_stage_is_ended_with_its_caller(project: Path) -> None:
     """SIGTERM to the caller ends DVC, its shell and a grandchild that ignores SIGTERM."""
     script = (

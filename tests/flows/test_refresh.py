@@ -41,6 +41,7 @@ def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A DVC project whose `python -m aecore publish` is a stand-in, and a Prefect home of its own."""
     folder = tmp_path / "project"
     (folder / "aecore").mkdir(parents=True)
+    (folder / "aecore/__init__.py").touch()  # a package before ours, wherever that is found
     (folder / "aecore/__main__.py").write_text(PUBLISH)
     shutil.copytree(ROOT / "flows", folder / "flows")
     shutil.copy(ROOT / "prefect.yaml", folder)
@@ -245,7 +246,8 @@ def test_prefect_yaml_deploys_and_a_worker_runs_it(project: Path, server: str) -
         done = subprocess.run([*prefect, *arguments], capture_output=True, text=True, timeout=120, check=False)
         assert done.returncode == 0, done.stdout + done.stderr
     deployments = {d["name"]: d for d in post(server, "deployments/filter", {})}
-    assert sorted(deployments) == ["by-hand", "nightly"]
+    assert sorted(deployments) == ["batch", "by-hand", "nightly"]
+    assert [s["active"] for s in deployments["batch"]["schedules"]] == [False]
     assert [s["schedule"]["cron"] for s in deployments["nightly"]["schedules"]] == ["0 3 * * *"]
     assert deployments["nightly"]["concurrency_options"]["collision_strategy"] == "CANCEL_NEW"
 
