@@ -25,7 +25,7 @@ import json
 import sys
 import time
 from collections.abc import Iterable, Sequence
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, closing
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -128,9 +128,12 @@ def run(
     k = min(k, searcher.count if among is None else len(among))
     about = {"source": searcher.told(), "metric": searcher.metric, "where": where, "k": k}
     with _recorded(queries, about, parquet, track) as record:
-        begun = time.perf_counter()
-        with writing(parquet, COLUMNS, about) as write:
-            blocks = queries.blocks(searcher.collection, encoder, max(1, min(BLOCK, ROWS // k)), runtime.threads)
+        begun, size = time.perf_counter(), max(1, min(BLOCK, ROWS // k))
+        every = queries.blocks(searcher.collection, encoder, size, runtime.threads)
+        with (
+            writing(parquet, COLUMNS, about) as write,
+            closing(every) as blocks,
+        ):  # the bar ends before an error is told
             outcome = answer(searcher, blocks, k, among, write)
             if not outcome.queries:
                 why = "".join(f" ({one})" for one in outcome.rejected[:1])

@@ -5,7 +5,7 @@ from __future__ import annotations
 import io
 import math
 import sys
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Generator, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
@@ -79,7 +79,9 @@ class Queries:
         if self.table is not None:
             open_ids(self.table)
 
-    def blocks(self, collection: Collection, encoder: Encoder | None, size: int, threads: int) -> Iterator[Block]:
+    def blocks(
+        self, collection: Collection, encoder: Encoder | None, size: int, threads: int
+    ) -> Generator[Block, None, None]:
         """Yield them, at most `size` at a time; needs the encoder for images alone.
 
         Shows a bar on standard error. Raises UserError as the sources do.
