@@ -151,7 +151,7 @@ def _tell_growth(searcher: Searcher, root: Path) -> None:
 
     section = config.section(IndexConfig, "index", root / config.PARAMS)
     found, (added, removed) = drift.measure(searcher, section), searcher.growth.counts
-    print(f"since it was published {added:,} came ({len(searcher.growth.segments)} segments) and {removed:,} went; "
+    print(f"since it was published {added:,} came (segments: {len(searcher.growth.segments)}) and {removed:,} went; "
           f"recall@10 {found.recall} (built: {found.recall_built}), imbalance of the lists {found.imbalance} (built: "
           f"{found.imbalance_built}), {found.work} times the comparisons of a fresh index")  # fmt: skip
     reasons = found.reasons(removed / searcher.base.size)

@@ -142,10 +142,10 @@ def test_recall_of_an_inverted_file_is_what_numpy_counts(
 def test_no_more_lists_are_probed_than_the_asked_recall_needs() -> None:
     vectors, ids, splits = clustered(4000), random_ids(4000), thirds(4000)
     nprobes = {}
-    for recall in (0.1, 0.8, 0.97):
-        built = build(Sharded(vectors, (4000,)), ids, splits, asked("l2", 0, recall), RUNTIME)
-        nprobes[recall] = built.facts["nprobe"]
-        assert built.index.nprobe == built.trained.nprobe == nprobes[recall]
+    for asked_for in (0.1, 0.8, 0.97):
+        built = build(Sharded(vectors, (4000,)), ids, splits, asked("l2", 0, asked_for), RUNTIME)
+        nprobes[asked_for] = built.facts["nprobe"]
+        assert built.index.nprobe == built.trained.nprobe == nprobes[asked_for]
     assert nprobes[0.1] < nprobes[0.8] < nprobes[0.97]
 
 
