@@ -193,8 +193,10 @@ class Searcher:
             for i in range(0, len(vectors), BATCH)
         ]
         found = parts[0] if len(parts) == 1 else Candidates(*map(np.concatenate, zip(*parts, strict=True)))
-        distance = found.distance[:, :k].astype(np.float32)
-        return Neighbours(found.ids[:, :k], 1 - distance if self.metric == "cosine" else -distance, distance)
+        distance = found.distance.astype(np.float32)
+        return Neighbours(
+            np.ascontiguousarray(found.ids), 1 - distance if self.metric == "cosine" else -distance, distance
+        )
 
     def _proposing(self, among: np.ndarray | None) -> Propose:
         """What gives, of codes (q, dim) as they are compared, at least the k nearest that may answer."""
@@ -231,20 +233,21 @@ class Searcher:
         return compare
 
     def _nearest(self, queries: np.ndarray, k: int, most: int, propose: Propose) -> Candidates:
-        """The k nearest of `most` images or somewhat more, nearest first, equally near ones by id."""
-        wide, limit = min(k + 1, most), min(k + MARGIN, most)
+        """The k nearest of `most` images, nearest first, equally near ones by id."""
         if self.metric == "l2":  # FAISS's sums of squares are further off: take more, all of them are rescored
-            return propose(queries, min(k + 16, most))
+            found = propose(queries, min(k + 16, most))
+            return Candidates(found.distance[:, :k], found.ids[:, :k])
+        wide, limit = min(k + 1, most), min(k + MARGIN, most)
         found = self._told_apart(queries, propose(queries, wide))
-        tied = np.arange(len(queries))
-        while wide < limit:  # as long as the last that was found is as near as the k-th, to rounding, there may be more
-            tied = tied[found.distance[tied, wide - 1] - found.distance[tied, k - 1] < self._rounding]
-            if not len(tied):
+        nearest, tied = Candidates(found.distance[:, :k], found.ids[:, :k]), np.arange(len(queries))
+        while wide < limit:  # where the last that was found is as near as the k-th, to rounding, there may be more
+            still = found.distance[:, wide - 1] - found.distance[:, k - 1] < self._rounding
+            if not still.any():
                 break
-            wide = min(4 * wide, limit)
-            more = self._told_apart(queries[tied], propose(queries[tied], wide))
-            found = _widened(found, tied, more)
-        return found
+            tied, wide = tied[still], min(4 * wide, limit)
+            found = self._told_apart(queries[tied], propose(queries[tied], wide))
+            nearest.distance[tied], nearest.ids[tied] = found.distance[:, :k], found.ids[:, :k]
+        return nearest
 
     @property
     def _rounding(self) -> float:
@@ -268,12 +271,3 @@ class Searcher:
         distance[again] = np.take_along_axis(distance[again], order, 1)
         ids[again] = np.take_along_axis(ids[again], order, 1)
         return found
-
-
-def _widened(found: Candidates, rows: np.ndarray, more: Candidates) -> Candidates:
-    """Candidates with those of some `rows` replaced by `more`, wider ones."""
-    extra = more.ids.shape[1] - found.ids.shape[1]
-    distance = np.pad(found.distance, ((0, 0), (0, extra)), constant_values=np.inf)
-    ids = np.pad(found.ids, ((0, 0), (0, extra)), constant_values=-1)
-    distance[rows], ids[rows] = more
-    return Candidates(distance, ids)
