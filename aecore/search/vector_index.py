@@ -76,7 +76,8 @@ class VectorIndex:
         place = np.minimum(np.searchsorted(known, ids), self.size - 1)
         rows = np.where(known[place] == ids, order[place], -1)
         if len(self.removed):
-            rows[np.isin(rows, self.removed)] = -1
+            gone = self.removed[np.minimum(np.searchsorted(self.removed, rows), len(self.removed) - 1)] == rows
+            rows[gone] = -1
         return rows
 
     def codes(self, rows: np.ndarray) -> np.ndarray:
