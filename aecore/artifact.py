@@ -8,6 +8,7 @@ loaded beside another.
 from __future__ import annotations
 
 import contextlib
+import glob
 import hashlib
 import json
 import os
@@ -17,7 +18,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from aecore.config import UserError, WorkFailed
+from aecore.config import SERVING, UserError, WorkFailed
 
 MANIFEST = "manifest.json"
 SCHEMA = 1
@@ -78,8 +79,8 @@ def replacing(path: Path) -> Iterator[Path]:
     On any error the sibling is removed and `path` is untouched, so a reader never meets half a directory.
     """
     path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    _sweep(path)
+    make_directory(path.parent)
+    sweep(path)
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     shutil.rmtree(temporary, ignore_errors=True)
     temporary.mkdir()
@@ -100,7 +101,7 @@ def read_manifest(path: Path, kind: str) -> Manifest:
     Small files are hashed too. Raises UserError (nothing there) or WorkFailed (damaged), naming the command to run.
     """
     path = Path(path)
-    again = f"run `python -m aecore {STAGE_OF.get(kind, kind)}` (or `dvc repro`)"
+    again = f"run {way_out(path, kind)}"
     if not (path / MANIFEST).is_file():
         raise UserError(f"there is no {kind} at {path}: {again} first.")
     try:
@@ -117,7 +118,7 @@ def read_manifest(path: Path, kind: str) -> Manifest:
 
 def verify(path: Path, manifest: Manifest, *, deep: bool) -> None:
     """Compare every file with the manifest: its size, and its sha256 where it is small or `deep` is asked."""
-    again = f"run `python -m aecore {STAGE_OF.get(manifest.kind, manifest.kind)}` again"
+    again = f"run {way_out(path, manifest.kind)} again"
     if manifest.digest != _digest(manifest.kind, manifest.facts, manifest.files):
         raise WorkFailed(f"{path / MANIFEST} does not match its own digest: {again}.")
     for name, entry in manifest.files.items():
@@ -126,6 +127,13 @@ def verify(path: Path, manifest: Manifest, *, deep: bool) -> None:
             raise WorkFailed(f"{file} is missing or cut short: {again}.")
         if (deep or entry["size"] <= SMALL) and sha256_file(file) != entry["sha256"]:
             raise WorkFailed(f"{file} differs from what its manifest says: {again}.")
+
+
+def way_out(path: Path, kind: str) -> str:
+    """The command that makes anew an artefact of this `kind` at `path`: of what is served always `publish`."""
+    if SERVING.name in path.parts:
+        return "`python -m aecore publish`"
+    return f"`python -m aecore {STAGE_OF.get(kind, kind)}` (or `dvc repro`)"
 
 
 def check_chain(*manifests: Manifest) -> None:
@@ -156,6 +164,23 @@ def replace_directory(new: Path, path: Path) -> None:
     shutil.rmtree(old, ignore_errors=True)
 
 
+def make_directory(path: Path) -> None:
+    """Make a directory, and those above it, unless it is there; they are on the disk before this returns."""
+    missing = [folder for folder in (path, *path.parents) if not folder.exists()]
+    path.mkdir(parents=True, exist_ok=True)
+    for folder in missing:
+        fsync(folder.parent)
+
+
+def point(link: Path, name: str) -> None:
+    """Let the symbolic link lead to the directory `name` beside it, in one rename that is on the disk afterwards."""
+    temporary = link.with_name(f".{link.name}.tmp")
+    temporary.unlink(missing_ok=True)
+    temporary.symlink_to(name, target_is_directory=True)
+    os.replace(temporary, link)
+    fsync(link.parent)
+
+
 def write_json(path: Path, values: Any) -> None:
     """Write sorted, indented JSON through a temporary sibling."""
     write_text(path, json.dumps(values, indent=2, sort_keys=True, allow_nan=False) + "\n")
@@ -182,15 +207,17 @@ def sha256_json(values: Any) -> str:
     return hashlib.sha256(json.dumps(values, sort_keys=True, separators=(",", ":")).encode()).hexdigest()
 
 
-def _sweep(path: Path) -> None:
+def sweep(path: Path) -> None:
     """Clear away what killed writers of `path` left, and put back an artefact that one was about to replace."""
-    for stale in path.parent.glob(f".{path.name}.*"):
-        pid, suffix = stale.name.rsplit(".", 2)[1:]
+    for stale in path.parent.glob(f".{glob.escape(path.name)}.*.*"):
+        pid, _, suffix = stale.name.removeprefix(f".{path.name}.").partition(".")
         if suffix in ("tmp", "old") and pid.isdecimal() and not _alive(int(pid)):
             if suffix == "old" and not path.exists():
                 os.rename(stale, path)
-            else:
+            elif stale.is_dir():
                 shutil.rmtree(stale, ignore_errors=True)
+            else:
+                stale.unlink(missing_ok=True)
 
 
 def _digest(kind: str, facts: dict[str, Any], files: dict[str, dict[str, Any]]) -> str:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from aecore.artifact import Manifest, read_manifest
+from aecore.artifact import Manifest, read_manifest, way_out
 from aecore.config import PREPARED, WorkFailed, require
 
 if TYPE_CHECKING:
@@ -154,7 +154,7 @@ class Images:
             ):
                 rows = memoryview(into[first : first + length].data)
                 if os.preadv(file, [rows], header + row * each) != length * each:
-                    raise WorkFailed(f"{path} is cut short: run `dvc repro prepare`.")
+                    raise WorkFailed(f"{path} is cut short: run {way_out(path, 'data')}.")
         finally:
             os.close(file)
 

@@ -66,7 +66,8 @@ def measure(searcher: Searcher, section: IndexConfig, with_recall: bool = True) 
     for index, lists in zip(inverted, sizes, strict=True):
         compared += index.nprobe * lists.sum() / index.nlist * _imbalance(lists)
     count = searcher.count
-    fresh = count if base.is_exact else base.index.nprobe * count / lists_for(count, count) * imbalance[0]
+    trainable = count * base.images.manifest.facts["splits"].get("train", base.size) // base.size
+    fresh = count if base.is_exact else base.index.nprobe * count / lists_for(count, trainable) * imbalance[0]
     return Drift(
         imbalance_built=round(imbalance[0], 2),
         imbalance=round(imbalance[1], 2),
@@ -79,9 +80,8 @@ def measure(searcher: Searcher, section: IndexConfig, with_recall: bool = True) 
 
 def _recall(searcher: Searcher) -> float:
     collection = searcher.collection
-    random, rows = np.random.default_rng(0), int(collection.starts[-1])
-    chosen = collection.answering(np.sort(random.choice(rows, min(rows, 2 * QUERIES), replace=False)))
-    chosen = np.sort(random.permutation(chosen)[:QUERIES])
+    positions = np.concatenate(list(collection.blocks(COMPARED)))
+    chosen = np.sort(np.random.default_rng(0).choice(positions, min(len(positions), QUERIES), replace=False))
 
     def coded() -> Iterator[tuple[int, np.ndarray]]:
         first = 0
@@ -89,9 +89,8 @@ def _recall(searcher: Searcher) -> float:
             yield first, collection.codes(block)
             first += len(block)
 
-    ids = np.concatenate([collection.ids(block) for block in collection.blocks(COMPARED)])
     own = collection.ids(chosen)
-    (truth,) = exact_neighbours(coded(), ids, [Asked(collection.codes(chosen), own, 10)], measure_of(searcher.metric))
+    (truth,) = exact_neighbours(coded(), collection.ids(positions), [Asked(collection.codes(chosen), own, 10)], measure_of(searcher.metric))
     found = searcher.search(collection.vectors(chosen), 11)
     tolerance = 1e-5 * float(np.linalg.norm(truth.queries, axis=1).max())
     return round(recall_at(10, without(own, Candidates(found.distance, found.ids)), truth.nearest, tolerance), 4)

@@ -1,16 +1,19 @@
 """`Growth`: what a published copy has gained and lost since it was made, as a chain of generations.
 
-    serving/grown/<id>/segments/000001/    a segment: data/ embeddings/ index/ (see `aecore.search.segment`)
+    serving/grown/<id>/segments/000001/    a segment: data/ embeddings/ index/ (see `aecore.search.segment`), named after
+                                           the first generation that has it
     serving/grown/<id>/000007/             a generation: which segments there are, and the rows removed from each
     serving/grown/<id>/current             symbolic link to the generation that counts, switched in one rename
 
 Nothing here is ever changed, only replaced: the copy itself stays what was published. A kill at any time leaves
-`current` at the old generation or at the new one. The generation before stays, with its segments, for those who just
-opened it.
+`current` at the old generation or at the new one. Whoever reads a generation holds a shared lock on its manifest: what
+is held stays, with its segments, until nobody does.
 """
 
 from __future__ import annotations
 
+import contextlib
+import fcntl
 import os
 import shutil
 from collections.abc import Mapping, Sequence
@@ -26,6 +29,27 @@ BASE = "base"
 """Name of the segment that was published."""
 
 
+class _Hold:
+    """A shared lock on the manifest of a generation, for as long as this lives."""
+
+    def __init__(self, descriptor: int) -> None:
+        self._descriptor = descriptor
+
+    def __del__(self) -> None:
+        os.close(self._descriptor)
+
+    @classmethod
+    def on(cls, generation: Path) -> _Hold | None:
+        """Wait for the lock; None where the generation is gone."""
+        try:
+            hold = cls(os.open(generation / artifact.MANIFEST, os.O_RDONLY))
+        except FileNotFoundError:
+            return None
+        with contextlib.suppress(OSError):  # a file system without locks: then readers must be quick
+            fcntl.flock(hold._descriptor, fcntl.LOCK_SH)
+        return hold if generation.is_dir() else None  # its name is never given again
+
+
 @dataclass(frozen=True)
 class Growth:
     """One generation."""
@@ -37,6 +61,8 @@ class Growth:
     removed: Mapping[str, np.ndarray] = field(default_factory=dict)
     """Segment -> removed rows, int64 ascending, where there are any."""
     manifest: Manifest | None = None
+    hold: _Hold | None = field(default=None, compare=False, repr=False)
+    """Keeps it, and its segments, from being removed."""
 
     @classmethod
     def read(cls, copy: Path, index: Manifest) -> Growth:
@@ -44,14 +70,18 @@ class Growth:
 
         Raises as `artifact.read_manifest` does, and WorkFailed naming both digests where it grew from another.
         """
-        number = _current(growth_folder(copy))
-        if not number:
-            return cls()
-        generation = growth_folder(copy) / f"{number:06d}"
-        manifest = artifact.read_manifest(generation, "growth")
-        artifact.check_chain(index, manifest)
-        removed = {segment: np.load(generation / f"{segment}.npy") for segment in manifest.facts["removed"]}
-        return cls(number, manifest.facts["segments"], removed, manifest)
+        while True:
+            number = _current(growth_folder(copy))
+            if not number:
+                return cls()
+            generation = growth_folder(copy) / f"{number:06d}"
+            hold = _Hold.on(generation)
+            if hold is None and _current(growth_folder(copy)) != number:
+                continue  # it went on growing just now
+            manifest = artifact.read_manifest(generation, "growth")
+            artifact.check_chain(index, manifest)
+            removed = {segment: np.load(generation / f"{segment}.npy") for segment in manifest.facts["removed"]}
+            return cls(number, manifest.facts["segments"], removed, manifest, hold)
 
     @property
     def counts(self) -> tuple[int, int]:
@@ -75,10 +105,8 @@ def segment_path(copy: Path, name: str) -> Path:
 
 
 def new_segment(copy: Path) -> str:
-    """The next free name; the caller holds the lock."""
-    folder = growth_folder(copy) / "segments"
-    taken = [int(path.name) for path in folder.iterdir() if path.name.isdecimal()] if folder.is_dir() else []
-    return f"{1 + max(taken, default=0):06d}"
+    """The name of what the next generation will have new; no other ever has it. The caller holds the lock."""
+    return f"{_current(growth_folder(copy)) + 1:06d}"
 
 
 def commit(copy: Path, index: Manifest, segments: Sequence[str], removed: Mapping[str, np.ndarray]) -> None:
@@ -95,29 +123,21 @@ def commit(copy: Path, index: Manifest, segments: Sequence[str], removed: Mappin
     with artifact.writing(folder / name, "growth", {"index": index}, facts) as directory:
         for segment, gone in rows.items():
             np.save(directory / f"{segment}.npy", gone)
-    temporary = folder / ".current.tmp"
-    temporary.unlink(missing_ok=True)
-    temporary.symlink_to(name, target_is_directory=True)
-    os.replace(temporary, folder / "current")
-    artifact.fsync(folder)
+    artifact.point(folder / "current", name)
 
 
 def sweep(copy: Path) -> None:
-    """Remove what neither the current generation nor the one before refers to; the caller holds the lock."""
+    """Remove what neither the current generation nor one that somebody reads refers to; the caller holds the lock."""
     folder = growth_folder(copy)
-    if not folder.is_dir():
-        return
-    kept = {f"{number:06d}" for number in (_current(folder) - 1, _current(folder))}
     used: set[str] = set()
-    for name in kept:
-        if (folder / name / artifact.MANIFEST).is_file():
-            used |= set(artifact.read_manifest(folder / name, "growth").facts["segments"])
-    stale = [path for path in folder.iterdir() if path.is_dir() and not path.is_symlink()]
-    stale = [path for path in stale if path.name not in kept | {"segments"}]
-    if (folder / "segments").is_dir():
-        stale += [path for path in (folder / "segments").iterdir() if path.name not in used]
-    for path in stale:
-        shutil.rmtree(path)
+    for path in folder.iterdir() if folder.is_dir() else ():
+        if path.name.startswith(".") and path.is_dir():  # what a kill left
+            shutil.rmtree(path)
+        elif path.name.isdecimal() and (int(path.name) == _current(folder) or not _removed(path)):
+            used |= set(artifact.read_manifest(path, "growth").facts["segments"])
+    for path in (folder / "segments").iterdir() if (folder / "segments").is_dir() else ():
+        if path.name not in used:
+            shutil.rmtree(path)
 
 
 def verify(copy: Path, growth: Growth) -> None:
@@ -129,6 +149,19 @@ def verify(copy: Path, growth: Growth) -> None:
         for kind in ("data", "embeddings", "index"):
             path = segment_path(copy, name) / kind
             artifact.verify(path, artifact.read_manifest(path, kind), deep=True)
+
+
+def _removed(generation: Path) -> bool:
+    """Remove a generation, unless somebody reads it."""
+    with (generation / artifact.MANIFEST).open("rb+") as manifest:
+        try:
+            fcntl.flock(manifest, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return False
+        old = generation.with_name(f".{generation.name}.old")
+        os.rename(generation, old)  # at once and while it is locked: who waits for the lock finds it gone
+        shutil.rmtree(old)
+    return True
 
 
 def _current(folder: Path) -> int:

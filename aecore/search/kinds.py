@@ -32,6 +32,13 @@ class Kind(NamedTuple):
     bytes: int
     """A vector: what is kept of its code, and its id."""
 
+    @classmethod
+    def of(cls, name: str, dim: int) -> Kind:
+        """The kind of this name, for codes of `dim` numbers."""
+        inverted, _, code = name.partition(",")
+        each = {"": 4 * dim, "sq8": dim}.get(code) or int(code.removeprefix("pq"))
+        return cls(name, 0 if name == EXACT else int(inverted.removeprefix("ivf")), code, each + 8)
+
     @property
     def is_compressed(self) -> bool:
         """Whether distances have to be computed anew from the stored embeddings."""
@@ -44,12 +51,11 @@ def possible(count: int, dim: int, training: int, section: IndexConfig) -> list[
     Raises WorkFailed where none fits.
     """
     lists = lists_for(count, training)
-    kinds = [Kind(EXACT, 0, "", 4 * dim + 8)] if count <= section.exact_below else []
-    kinds += [Kind(f"ivf{lists}", lists, "", 4 * dim + 8), Kind(f"ivf{lists},sq8", lists, "sq8", dim + 8)]
+    names = [EXACT] if count <= section.exact_below else []
+    names += [f"ivf{lists}", f"ivf{lists},sq8"]
     if training >= POINTS_PER_LIST * WORDS:
-        for each in (2, 4, 8):  # numbers of a code that share a byte
-            if dim % each == 0:
-                kinds.append(Kind(f"ivf{lists},pq{dim // each}", lists, f"pq{dim // each}", dim // each + 8))
+        names += [f"ivf{lists},pq{dim // each}" for each in (2, 4, 8) if dim % each == 0]  # numbers that share a byte
+    kinds = [Kind.of(name, dim) for name in names]
     most = math.inf if section.memory_mb is None else section.memory_mb * 2**20
     fitting = [kind for kind in kinds if kind.bytes * count <= most]
     if not fitting:

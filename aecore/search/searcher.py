@@ -109,16 +109,7 @@ class Searcher:
         the others.
         """
         model = model or artifact.read_manifest(source.path("model"), "model")
-        while True:
-            growth = source.growth(artifact.read_manifest(source.path("index"), "index"))
-            try:
-                return cls._opened(source, model, growth)
-            except (UserError, FileNotFoundError):
-                if source.growth(artifact.read_manifest(source.path("index"), "index")).number == growth.number:
-                    raise  # else it went on growing meanwhile, and what was to be opened is gone
-
-    @classmethod
-    def _opened(cls, source: Source, model: Manifest, growth: Growth) -> Searcher:
+        growth = source.growth(artifact.read_manifest(source.path("index"), "index"))
         base = Segment.open(source.path, model)
         segments = [dataclasses.replace(base, removed=growth.removed.get(BASE, NONE))]
         used = Manifest("model", model.digest)  # trained on the base's data, not on what was added
@@ -202,13 +193,15 @@ class Searcher:
         """What gives, of codes (q, dim) as they are compared, at least the k nearest that may answer."""
         if among is not None and len(among) <= COMPARED:
             return self._comparing(among)
-        parts: list[tuple[Segment, np.ndarray | None]] = [(segment, None) for segment in self.collection.segments]
-        if among is not None:
-            parts = [(self.collection.segments[place], rows) for place, _, rows in self.collection.split(among)]
-        parts = [(segment, rows) for segment, rows in parts if (segment.count if rows is None else len(rows))]
+        segments = self.collection.segments
+        if among is None:
+            parts = [(segment, segment.living) for segment in segments if segment.count]
+        else:
+            chosen = ((segments[place], rows) for place, _, rows in self.collection.split(among))
+            parts = [(segment, segment.allowing(rows)) for segment, rows in chosen if len(rows)]
 
         def search(queries: np.ndarray, k: int) -> Candidates:
-            found = [segment.nearest(queries, k, rows) for segment, rows in parts]
+            found = [segment.nearest(queries, k, allowed) for segment, allowed in parts]
             if len(found) == 1:
                 return found[0]
             distance, ids = (np.concatenate(arrays, axis=1) for arrays in zip(*found, strict=True))

@@ -19,7 +19,6 @@ query_id and reason (string). The schemas' metadata hold at `aecore`, as JSON, w
 from __future__ import annotations
 
 import contextlib
-import glob
 import json
 import os
 from collections.abc import Callable, Iterator, Sequence
@@ -109,7 +108,7 @@ def writing(path: Path, columns: dict[str, str], about: dict[str, Any]) -> Itera
     import pyarrow.parquet as pq
 
     schema = pa.schema(columns.items(), {"aecore": json.dumps(about, allow_nan=False)})
-    _sweep(path)
+    artifact.sweep(path)
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     waiting: list[pa.Table] = []
 
@@ -131,15 +130,3 @@ def writing(path: Path, columns: dict[str, str], about: dict[str, Any]) -> Itera
         raise
     finally:
         temporary.unlink(missing_ok=True)
-
-
-def _sweep(path: Path) -> None:
-    """Clear away what killed writers of `path` left."""
-    for stale in path.parent.glob(f".{glob.escape(path.name)}.*.tmp"):
-        owner = stale.name.split(".")[-2]
-        try:
-            os.kill(int(owner), 0)
-        except ProcessLookupError:
-            stale.unlink(missing_ok=True)
-        except (ValueError, PermissionError):
-            continue

@@ -27,6 +27,14 @@ class Candidates(NamedTuple):
     """int64 (q, w), -1 where fewer were found."""
 
 
+class Allowed(NamedTuple):
+    """The rows of an index that may answer. Threads may share it: a search changes only its own parameters."""
+
+    count: int
+    selector: Any
+    """faiss.IDSelector; None lets all."""
+
+
 @dataclass(frozen=True, eq=False)
 class VectorIndex:
     """A FAISS index beside the codes it was made from. Threads may share one."""
@@ -92,67 +100,67 @@ class VectorIndex:
         ids[order] = known
         return ids
 
-    def nearest(self, queries: np.ndarray, k: int, among: np.ndarray | None = None) -> Candidates:
-        """At least the k nearest (at most `count`) to codes (q, dim) as they are compared, among all or some rows.
-
-        An inverted file is probed the more widely the smaller the share of its rows that answers.
-        """
+    def allowing(self, rows: np.ndarray) -> Allowed:
+        """Let only these rows answer, int64 (m,)."""
         import faiss
 
-        most = self.count if among is None else len(among)
-        k = min(k, most)
-        wide = min(k * self.facts.get("refine", 1), most)
-        parameters = self._living
-        if among is not None:
-            parameters = self._searching(faiss.IDSelectorBatch(self.ids[among]), len(among) / self.size)
-        step = max(1, GATHERED // (max(1, wide) * queries.shape[1]))
-        if self.scores_are_final or len(queries) <= step:
-            return self._found(queries, k, wide, parameters)
-        parts = [self._found(queries[i : i + step], k, wide, parameters) for i in range(0, len(queries), step)]
-        return Candidates(*(np.concatenate(arrays) for arrays in zip(*parts, strict=True)))
+        return Allowed(len(rows), faiss.IDSelectorBatch(self.ids[rows]))
 
     @cached_property
-    def _living(self) -> Any:
-        """What FAISS has to heed so that no removed row answers; None where none was removed."""
+    def living(self) -> Allowed:
+        """All rows but the removed ones."""
         import faiss
 
         if not len(self.removed):
-            return None
+            return Allowed(self.size, None)
         gone = faiss.IDSelectorBatch(self.ids[self.removed])
-        living: Any = faiss.IDSelectorNot(gone)
-        living.negated = gone  # FAISS holds a pointer only
-        return self._searching(living, self.count / self.size)
+        selector: Any = faiss.IDSelectorNot(gone)
+        selector.negated = gone  # FAISS holds a pointer only
+        return Allowed(self.count, selector)
 
-    def _searching(self, selector: Any, share: float) -> Any:
-        """Parameters of a search among the `share` of the rows that `selector` lets through."""
+    def nearest(self, queries: np.ndarray, k: int, allowed: Allowed | None = None) -> Candidates:
+        """At least the k nearest (at most as many as are allowed) to codes (q, dim) as they are compared.
+
+        None allows the living. An inverted file is probed the more widely the smaller the share of its rows that may
+        answer.
+        """
+        allowed = allowed or self.living
+        k = min(k, allowed.count)
+        wide = min(k * self.facts.get("refine", 1), allowed.count)
+        step = max(1, GATHERED // (max(1, wide) * queries.shape[1]))
+        if self.scores_are_final or len(queries) <= step:
+            return self._found(queries, k, wide, allowed)
+        parts = [self._found(queries[i : i + step], k, wide, allowed) for i in range(0, len(queries), step)]
+        return Candidates(*(np.concatenate(arrays) for arrays in zip(*parts, strict=True)))
+
+    def _parameters(self, allowed: Allowed, everywhere: bool = False) -> Any:
+        """Parameters of one search, which FAISS changes while it searches; None where it needs none."""
         import faiss
 
+        if allowed.selector is None and not everywhere:
+            return None
+        selected: dict[str, Any] = {} if allowed.selector is None else {"sel": allowed.selector}
         if self.is_exact:
             exact: Any = faiss.SearchParameters
-            return exact(sel=selector)
+            return exact(**selected)
         inverted: Any = faiss.SearchParametersIVF
-        return inverted(sel=selector, nprobe=min(self.index.nlist, math.ceil(self.index.nprobe / max(share, 1e-9))))
+        wider = self.size / max(allowed.count, 1)
+        nprobe = self.index.nlist if everywhere else min(self.index.nlist, math.ceil(self.index.nprobe * wider))
+        return inverted(nprobe=nprobe, **selected)
 
-    def _found(self, queries: np.ndarray, k: int, wide: int, parameters: Any) -> Candidates:
-        scores, ids = self.index.search(queries, wide, params=parameters)
+    def _found(self, queries: np.ndarray, k: int, wide: int, allowed: Allowed) -> Candidates:
+        scores, ids = self.index.search(queries, wide, params=self._parameters(allowed))
         if not self.is_exact:
             short = np.flatnonzero(ids[:, k - 1] < 0) if k else NONE  # the probed lists held fewer: probe them all
             if len(short):
-                scores[short], ids[short] = self._everywhere(queries[short], wide, parameters)
+                everywhere = self._parameters(allowed, everywhere=True)
+                scores[short], ids[short] = self.index.search(queries[short], wide, params=everywhere)
         if self.scores_are_final:
             distance = np.where(ids < 0, np.inf, 1 - scores.astype(np.float64))
             return Candidates(distance, ids)
         rows = np.maximum(self.rows_of(ids.ravel()), 0)  # of -1 any will do
         found = rescored(queries, ids, self.codes(rows), self.metric)
         return Candidates(found.distance[:, :k], found.ids[:, :k])
-
-    def _everywhere(self, queries: np.ndarray, k: int, parameters: Any) -> tuple[np.ndarray, np.ndarray]:
-        import faiss
-
-        inverted: Any = faiss.SearchParametersIVF
-        selected = {} if parameters is None else {"sel": parameters.sel}
-        everywhere = inverted(nprobe=self.index.nlist, **selected)
-        return self.index.search(queries, k, params=everywhere)  # type: ignore[no-any-return]
 
 
 def rescored(queries: np.ndarray, ids: np.ndarray, found: np.ndarray, metric: Metric) -> Candidates:
