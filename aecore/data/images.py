@@ -66,6 +66,18 @@ class Images:
         )
         return found.take(np.argsort(order)).to_pylist()  # type: ignore[no-any-return]
 
+    def tables(self, positions: np.ndarray) -> Iterator[pa.Table]:
+        """Yield the table's rows at `positions` (m,), ascending, part by part of the file."""
+        import pyarrow.parquet as pq
+
+        file, first = pq.ParquetFile(self.directory / "items.parquet"), 0
+        for group in range(file.num_row_groups):
+            size = file.metadata.row_group(group).num_rows
+            start, stop = np.searchsorted(positions, [first, first + size])
+            if stop > start:
+                yield file.read_row_group(group).take(positions[start:stop] - first)
+            first += size
+
     @property
     def schema(self) -> pa.Schema:
         """The table's columns and their types."""

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import math
 import os
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
+from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -165,10 +166,33 @@ def make_tables(
 
 def write_tables(directory: Path, tables: dict[str, pa.Table]) -> None:
     """Write each as `NAME.parquet`."""
+    for name, table in tables.items():
+        write_table(directory / f"{name}.parquet", [table])
+
+
+def write_table(path: Path, parts: Iterable[pa.Table]) -> None:
+    """Write parts of a table, one or more, one after the other, holding a group of rows in memory."""
     import pyarrow.parquet as pq
 
-    for name, table in tables.items():
-        pq.write_table(table, directory / f"{name}.parquet", compression="zstd", row_group_size=GROUP)
+    groups = _groups(parts)
+    first = next(groups)
+    with pq.ParquetWriter(path, first.schema, compression="zstd") as writer:
+        for group in chain([first], groups):
+            writer.write_table(group, row_group_size=GROUP)
+
+
+def _groups(parts: Iterable[pa.Table]) -> Iterator[pa.Table]:
+    """Join parts until they have GROUP rows or more."""
+    import pyarrow as pa
+
+    waiting: list[pa.Table] = []
+    for part in parts:
+        waiting.append(part)
+        if sum(map(len, waiting)) >= GROUP:
+            yield pa.concat_tables(waiting)
+            waiting.clear()
+    if waiting:
+        yield pa.concat_tables(waiting)
 
 
 def no_aliases() -> pa.Table:

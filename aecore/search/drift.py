@@ -89,8 +89,8 @@ def _recall(searcher: Searcher) -> float:
             yield first, collection.codes(block)
             first += len(block)
 
-    own = collection.ids(chosen)
-    (truth,) = exact_neighbours(coded(), collection.ids(positions), [Asked(collection.codes(chosen), own, 10)], measure_of(searcher.metric))
+    own, ids = collection.ids(chosen), collection.ids(positions)
+    (truth,) = exact_neighbours(coded(), ids, [Asked(collection.codes(chosen), own, 10)], measure_of(searcher.metric))
     found = searcher.search(collection.vectors(chosen), 11)
     tolerance = 1e-5 * float(np.linalg.norm(truth.queries, axis=1).max())
     return round(recall_at(10, without(own, Candidates(found.distance, found.ids)), truth.nearest, tolerance), 4)

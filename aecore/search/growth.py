@@ -1,7 +1,7 @@
 """`Growth`: what a published copy has gained and lost since it was made, as a chain of generations.
 
-    serving/grown/<id>/segments/000001/    a segment: data/ embeddings/ index/ (see `aecore.search.segment`), named after
-                                           the first generation that has it
+    serving/grown/<id>/segments/000001/    a segment: data/ embeddings/ index/ (see `aecore.search.segment`), of the name
+                                           of the first generation that has it
     serving/grown/<id>/000007/             a generation: which segments there are, and the rows removed from each
     serving/grown/<id>/current             symbolic link to the generation that counts, switched in one rename
 

@@ -30,7 +30,8 @@ class Candidates(NamedTuple):
 class Allowed(NamedTuple):
     """The rows of an index that may answer. Threads may share it: a search changes only its own parameters."""
 
-    count: int
+    rows: int
+    """How many."""
     selector: Any
     """faiss.IDSelector; None lets all."""
 
@@ -125,8 +126,8 @@ class VectorIndex:
         answer.
         """
         allowed = allowed or self.living
-        k = min(k, allowed.count)
-        wide = min(k * self.facts.get("refine", 1), allowed.count)
+        k = min(k, allowed.rows)
+        wide = min(k * self.facts.get("refine", 1), allowed.rows)
         step = max(1, GATHERED // (max(1, wide) * queries.shape[1]))
         if self.scores_are_final or len(queries) <= step:
             return self._found(queries, k, wide, allowed)
@@ -144,7 +145,7 @@ class VectorIndex:
             exact: Any = faiss.SearchParameters
             return exact(**selected)
         inverted: Any = faiss.SearchParametersIVF
-        wider = self.size / max(allowed.count, 1)
+        wider = self.size / max(allowed.rows, 1)
         nprobe = self.index.nlist if everywhere else min(self.index.nlist, math.ceil(self.index.nprobe * wider))
         return inverted(nprobe=nprobe, **selected)
 

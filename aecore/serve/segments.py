@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Iterator, Sequence
+from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -12,9 +13,11 @@ import numpy as np
 from aecore import artifact
 from aecore.artifact import Manifest
 from aecore.data.images import Images, shard_name
-from aecore.data.items import SHARD_BYTES, no_aliases, write_tables
+from aecore.data.items import SHARD_BYTES, no_aliases, write_table
 from aecore.search import storage
+from aecore.search.filling import fill
 from aecore.search.growth import BASE, commit, new_segment, segment_path, sweep
+from aecore.search.kinds import Kind
 from aecore.search.metric import BLOCK, codes
 from aecore.search.searcher import Searcher, Source
 from aecore.search.segment import Segment
@@ -39,11 +42,11 @@ def append(
 ) -> Searcher:
     """Add images to the published copy `source`, open as `searcher`, for good, and open it anew; needs the lock.
 
-    `items` and `blocks` as in `write_segment`.
+    `items` is the whole table, `blocks` as in `write_segment`.
     """
     copy, growth = source.directory, searcher.growth
     name = new_segment(copy)
-    write_segment(segment_path(copy, name), searcher.base, items, blocks)
+    write_segment(segment_path(copy, name), searcher.base, len(items), [items], blocks)
     commit(copy, searcher.manifest, [*growth.segments, name], growth.removed)
     return _tidied(source)
 
@@ -75,13 +78,20 @@ def _tidied(source: Source) -> Searcher:
         commit(copy, searcher.manifest, [*left, *([name] if name else [])], removed)
 
 
-def write_segment(path: Path, base: Segment, items: pa.Table, blocks: Iterable[tuple[np.ndarray, np.ndarray]]) -> None:
-    """Write a segment at `path`, whole or not at all: its rows are `items`, in that order, as `blocks` gives them.
+def write_segment(
+    path: Path,
+    base: Segment,
+    count: int,
+    tables: Iterable[pa.Table],
+    blocks: Iterable[tuple[np.ndarray, np.ndarray]],
+) -> None:
+    """Write a segment of `count` images at `path`, whole or not at all, holding a part of it in memory.
 
-    A block is images uint8 (n, C, H, W) and their raw codes float32 (n, dim). `items` has the base's columns; shard
-    and row are set here.
+    Its rows are those of the `tables`, one after the other, in the order in which the `blocks` give them: a table has
+    the base's columns (shard and row are set here), a block is images uint8 (n, C, H, W) and their raw codes
+    float32 (n, dim).
     """
-    count, dim = len(items), base.embeddings.dim
+    dim = base.embeddings.dim
     each = max(1, (SHARD_BYTES - 128) // math.prod(base.images.shape))
     shards = [min(each, count - start) for start in range(0, count, each)]
     facts = base.images.manifest.facts | {"count": count, "shards": shards, "aliases": 0, "rejected": 0, "splits": {}}
@@ -89,7 +99,8 @@ def write_segment(path: Path, base: Segment, items: pa.Table, blocks: Iterable[t
     with artifact.replacing(path) as directory:
         with artifact.writing(directory / "data", "data", {}, facts) as data:
             _write_rows(data, directory, shards, base, blocks)
-            write_tables(data, {"items": _placed(items, shards), "aliases": no_aliases()})
+            write_table(data / "items.parquet", _placed(tables, shards))
+            write_table(data / "aliases.parquet", [no_aliases()])
         images = Images.open(directory / "data")
         sources["data"] = images.manifest
         facts = {"count": count, "dim": dim, "shards": shards}
@@ -99,18 +110,22 @@ def write_segment(path: Path, base: Segment, items: pa.Table, blocks: Iterable[t
         embeddings = Embeddings.open(directory / "embeddings")
         sources["embeddings"] = embeddings.manifest
 
-        kind = EXACT if count <= FLAT_BELOW else base.manifest.facts["index"]
-        ids, searching = images.ids(), {} if kind == EXACT else base.manifest.facts
-        index = storage.exact_index(dim, base.metric) if kind == EXACT else storage.load_trained(base.directory)
-        for first, shard in embeddings.shards():
-            for start in range(0, len(shard), BLOCK):
-                block = codes(shard[start : start + BLOCK], base.center, base.metric)
-                index.add_with_ids(block, ids[first + start : first + start + len(block)])
-        facts = {"count": count, "dim": dim, "metric": base.metric, "index": kind}
-        facts |= {key: searching[key] for key in ("nprobe", "refine") if key in searching}
+        kind = Kind.of(EXACT if count <= FLAT_BELOW else base.manifest.facts["index"], dim)
+        ids, trained = images.ids(), base.manifest.facts if kind.lists else {}
+        index = storage.load_trained(base.directory) if kind.lists else storage.exact_index(dim, base.metric)
+        facts = {"count": count, "dim": dim, "metric": base.metric, "index": kind.name}
+        facts |= {key: trained[key] for key in ("nprobe", "refine") if key in trained}
         with artifact.writing(directory / "index", "index", sources, facts) as files:
+            fill(index, kind, _coded(embeddings, base), ids, files)
             storage.save(files, index, base.center, ids)
         Segment.open(directory.joinpath, sources["model"])  # what cannot be opened shall not be referred to
+
+
+def _coded(embeddings: Embeddings, base: Segment) -> Iterator[tuple[int, np.ndarray]]:
+    """Codes as they are compared, a block at a time, with the row of the first."""
+    for first, shard in embeddings.shards():
+        for start in range(0, len(shard), BLOCK):
+            yield first + start, codes(shard[start : start + BLOCK], base.center, base.metric)
 
 
 def _write_rows(
@@ -133,17 +148,18 @@ def _write_rows(
                 pixels, codes, size = pixels[written:], codes[written:], size - written
 
 
-def _placed(items: pa.Table, shards: list[int]) -> pa.Table:
-    """The table with columns `shard` and `row` as they are now."""
+def _placed(tables: Iterable[pa.Table], shards: list[int]) -> Iterator[pa.Table]:
+    """The tables with columns `shard` and `row` as they are now."""
     import pyarrow as pa
 
-    places = {"shard": np.repeat(np.arange(len(shards), dtype=np.int32), shards),
-              "row": np.concatenate([np.arange(size, dtype=np.int32) for size in shards])}  # fmt: skip
-    for name, column in places.items():
-        there = name in items.column_names
-        items = items.drop_columns([name]) if there else items
-        items = items.append_column(name, pa.array(column))
-    return items
+    starts, first = np.cumsum([0, *shards]), 0
+    for table in tables:
+        rows = np.arange(first, first + len(table))
+        shard = np.searchsorted(starts, rows, side="right") - 1
+        table = table.drop_columns([name for name in ("shard", "row") if name in table.column_names])
+        table = table.append_column("shard", pa.array(shard.astype(np.int32)))
+        yield table.append_column("row", pa.array((rows - starts[shard]).astype(np.int32)))
+        first += len(table)
 
 
 def _merged(copy: Path, searcher: Searcher, together: Sequence[int]) -> str | None:
@@ -151,13 +167,11 @@ def _merged(copy: Path, searcher: Searcher, together: Sequence[int]) -> str | No
 
     Returns its name, None where no row lives. Nothing refers to it yet.
     """
-    import pyarrow as pa
-
     parts = [searcher.collection.segments[1 + place] for place in together]
     living = [np.setdiff1d(np.arange(part.size), part.removed) for part in parts]
-    if not sum(map(len, living)):
+    count = sum(map(len, living))
+    if not count:
         return None
-    items = pa.concat_tables(part.images.items.take(rows) for part, rows in zip(parts, living, strict=True))
 
     def blocks() -> Iterator[tuple[np.ndarray, np.ndarray]]:
         for part, rows in zip(parts, living, strict=True):
@@ -165,8 +179,9 @@ def _merged(copy: Path, searcher: Searcher, together: Sequence[int]) -> str | No
                 some = rows[start : start + BLOCK]
                 yield part.images.rows(some), part.embeddings.rows(some)
 
+    tables = chain.from_iterable(part.images.tables(rows) for part, rows in zip(parts, living, strict=True))
     name = new_segment(copy)
-    write_segment(segment_path(copy, name), searcher.base, items, blocks())
+    write_segment(segment_path(copy, name), searcher.base, count, tables, blocks())
     return name
 
 

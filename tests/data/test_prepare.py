@@ -276,7 +276,7 @@ def test_a_full_disk_is_one_sentence_and_leaves_nothing(
         raise OSError(errno.ENOSPC, "No space left on device")
 
     target = {"pixels": (reading, "_record"), "shard": (np.lib.format, "write_array_header_1_0"),
-              "table": (pq, "write_table")}[where]  # fmt: skip
+              "table": (pq, "ParquetWriter")}[where]  # fmt: skip
     monkeypatch.setattr(*target, full)
     with pytest.raises(WorkFailed, match=r"disk that holds .*/out is full"):
         run(source, tmp_path / "out" / "prepared")

@@ -25,7 +25,15 @@ SIZES = (250, 150, 100)
 COUNT, DIM = sum(SIZES), 6
 
 
-def write(root: Path, vectors: np.ndarray, metric: Any = "cosine", exact_below: int = 10**6, fit: str = "crop") -> None:
+def write(
+    root: Path,
+    vectors: np.ndarray,
+    metric: Any = "cosine",
+    exact_below: int = 10**6,
+    fit: str = "crop",
+    memory_mb: float | None = None,
+    min_recall: float = 1.0,
+) -> None:
     """Write data, embeddings and index artefacts of random images with the codes `vectors` into `root`."""
     rng = np.random.default_rng(2)
     ids = rng.choice(2**63 - 1, COUNT, replace=False)
@@ -51,7 +59,7 @@ def write(root: Path, vectors: np.ndarray, metric: Any = "cosine", exact_below: 
             np.save(directory / f"vectors-{number:05d}.npy", part)
     sources["embeddings"] = artifact.read_manifest(root / "embeddings", "embeddings")
     positions = {name: np.flatnonzero(at) for name, at in splits.items()}
-    section, runtime = IndexConfig(metric, exact_below, None, 1.0), Runtime(0, 1, "cpu")
+    section, runtime = IndexConfig(metric, exact_below, memory_mb, min_recall), Runtime(0, 1, "cpu")
     built = build(Embeddings.open(root / "embeddings"), ids, positions, section, runtime)
     with artifact.writing(root / "index", "index", sources, built.facts) as directory:
         storage.save(directory, built.index, built.center, ids, built.trained)

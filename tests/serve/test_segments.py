@@ -5,6 +5,7 @@ from __future__ import annotations
 import shutil
 import tempfile
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,7 @@ from hypothesis import strategies as st
 from aecore import artifact
 from aecore.artifact import Manifest
 from aecore.config import WorkFailed
-from aecore.search import growth
+from aecore.search import filling, growth, storage
 from aecore.search.growth import Growth
 from aecore.search.searcher import Neighbours, Searcher, Source
 from aecore.serve import segments
@@ -25,6 +26,7 @@ from aecore.serve.segments import append, retire, to_merge
 from tests.search.test_searcher import COUNT, DIM, brute, random_vectors, write
 
 MODEL = Manifest("model", "a" * 64)
+FEW = random_vectors(9)[:40]
 
 
 @pytest.fixture(scope="module")
@@ -186,26 +188,112 @@ def test_a_million_adds_lie_in_few_segments() -> None:
     assert written <= 6 * 4_096 * segments.SMALL
 
 
-def test_what_nothing_refers_to_is_swept_but_the_generation_before_stays(bases: dict[tuple[str, bool], Path]) -> None:
+def test_what_nobody_reads_is_swept_and_what_is_read_stays(bases: dict[tuple[str, bool], Path]) -> None:
+    copy = bases["cosine", True]
+    shutil.rmtree(growth.growth_folder(copy), ignore_errors=True)
+    source, folder = Source("published", copy), growth.growth_folder(copy)
+    searcher = append(source, Searcher.open(source, MODEL), table(np.arange(1, 9)), blocks(np.arange(1, 9), FEW[:8]))
+    reader = Searcher.open(source, MODEL)  # it has read no image and no row of the table yet
+    held = reader.growth.number
+    for number in range(12):
+        ids = np.arange(1000 * number + 1000, 1000 * number + 1004)
+        searcher = append(source, searcher, table(ids), blocks(ids, random_vectors(number)[:4]))
+    searcher = retire(source, searcher, searcher.collection.positions(np.arange(1, 9)))
+    positions = np.arange(COUNT, COUNT + 8)
+    np.testing.assert_array_equal(reader.collection.pixels(positions), pictures(np.arange(1, 9)))
+    assert [item["path"] for item in reader.collection.items(positions)] == [f"new/{i}.png" for i in range(1, 9)]
+    found = reader.search(FEW[:8], 1)
+    np.testing.assert_array_equal(found.ids[:, 0], np.arange(1, 9))
+    assert (folder / f"{held:06d}").is_dir()
+
+    del reader
+    growth.sweep(copy)
+    current = searcher.growth
+    assert {path.name for path in folder.iterdir()} == {"current", "segments", f"{current.number:06d}"}
+    assert {path.name for path in (folder / "segments").iterdir()} == set(current.segments)
+
+
+def test_a_reader_that_meets_a_switch_reads_the_new_generation(
+    bases: dict[tuple[str, bool], Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
     copy = bases["cosine", True]
     shutil.rmtree(growth.growth_folder(copy), ignore_errors=True)
     source = Source("published", copy)
-    searcher, seen = Searcher.open(source, MODEL), []
-    for number in range(12):
-        ids = np.arange(1000 * number + 1, 1000 * number + 4)
-        before = searcher
-        searcher = append(source, searcher, table(ids), blocks(ids, random_vectors(number)[:3]))
-        seen.append(before.search(random_vectors()[:4], 5))  # whoever had it open goes on undisturbed
-    folder = growth.growth_folder(copy)
-    current = int((folder / "current").readlink().name)
-    assert {path.name for path in folder.iterdir()} == {"current", "segments", f"{current:06d}", f"{current - 1:06d}"}
-    named = {
-        s
-        for n in (current, current - 1)
-        for s in artifact.read_manifest(folder / f"{n:06d}", "growth").facts["segments"]
-    }
-    assert {path.name for path in (folder / "segments").iterdir()} == named
-    assert all((part.ids >= 0).all() for part in seen)
+    grown = append(source, Searcher.open(source, MODEL), table(np.arange(1, 5)), blocks(np.arange(1, 5), FEW[:4]))
+    count, taken = grown.count, growth._Hold.on.__func__  # type: ignore[attr-defined]
+    del grown
+    seen = []
+
+    def late(cls: type, generation: Path) -> Any:
+        if not seen:  # between the reader's look at `current` and its lock
+            seen.append(generation)
+            ids = np.arange(11, 14)
+            append(source, Searcher.open(source, MODEL), table(ids), blocks(ids, FEW[8:11]))
+            growth.sweep(copy)
+            assert not generation.exists()
+        return taken(cls, generation)
+
+    monkeypatch.setattr(growth._Hold, "on", classmethod(late))
+    assert Searcher.open(source, MODEL).count == count + 3
+    assert seen
+
+
+def test_a_name_is_never_given_twice(bases: dict[tuple[str, bool], Path]) -> None:
+    copy = bases["cosine", True]
+    shutil.rmtree(growth.growth_folder(copy), ignore_errors=True)
+    source, given = Source("published", copy), []
+    searcher = Searcher.open(source, MODEL)
+    for number in range(10):
+        ids = np.arange(100 * number + 1, 100 * number + 4)
+        searcher = append(source, searcher, table(ids), blocks(ids, FEW[:3]))
+        given.append(max(searcher.growth.segments))
+        searcher = retire(source, searcher, searcher.collection.positions(ids))  # the segment is gone again
+        assert not searcher.growth.segments
+        searcher = retire(source, searcher, np.array([number]))
+    assert len(set(given)) == len(given)
+
+
+@pytest.mark.parametrize("exact", [True, False])
+def test_threads_share_a_searcher_with_tombstones(exact: bool, bases: dict[tuple[str, bool], Path]) -> None:
+    copy = bases["cosine", exact]
+    shutil.rmtree(growth.growth_folder(copy), ignore_errors=True)
+    source, ids = Source("published", copy), np.arange(1, 60)
+    searcher = append(source, Searcher.open(source, MODEL), table(ids), blocks(ids, random_vectors(3)[:59]))
+    searcher = retire(source, searcher, np.arange(0, 520, 20))
+    queries = random_vectors(5)[:256]
+    expected = searcher.search(queries, 5)
+    with ThreadPoolExecutor(8) as pool:
+        for each in (1, 64, 256):
+            found = list(pool.map(lambda i, n=each: searcher.search(queries[i : i + n], 5).ids, range(0, 256, each)))
+            np.testing.assert_array_equal(np.concatenate(found), expected.ids)
+            again = list(pool.map(lambda _: searcher.search(queries, 5).ids, range(64)))
+            assert all((ids == expected.ids).all() for ids in again)
+
+
+@pytest.mark.parametrize("memory_mb", [None, 0.01])
+def test_what_is_added_to_compressed_codes_or_in_parts_answers_exactly(
+    memory_mb: float | None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    copy = tmp_path / "0123456789ab"
+    write(copy, random_vectors(), exact_below=0, memory_mb=memory_mb, min_recall=0.9)
+    monkeypatch.setattr(filling, "PART_BYTES", 2_000)
+    source, parts = Source("published", copy), []
+    searcher, twin = Searcher.open(source, MODEL), Twin(Searcher.open(source, MODEL))
+    assert ("sq8" in searcher.manifest.facts["index"]) == (memory_mb is not None)
+    for number in range(5):
+        ids = np.arange(1000 * number + 1, 1000 * number + 201)
+        parts.append(random_vectors(number + 7)[:200])
+        searcher = append(source, searcher, table(ids), blocks(ids, parts[-1]))
+        twin.codes |= dict(zip(ids.tolist(), parts[-1], strict=True))
+    merged = [segment for segment in searcher.collection.segments[1:] if segment.size == 800]
+    assert (merged[0].directory / storage.LISTS_FILE).is_file()
+    for segment in searcher.collection.segments:
+        segment.index.nprobe = segment.index.nlist
+    queries = np.concatenate(parts)[::17]
+    expected = twin.expected(queries, 10, "cosine")
+    found = searcher.search(queries, 10)
+    np.testing.assert_allclose(found.distance, expected.distance, atol=1e-5)
+    np.testing.assert_array_equal(found.ids, expected.ids)
 
 
 @pytest.mark.parametrize("harm", ["segment", "generation", "tombstones", "other base", "other segment"])
@@ -232,7 +320,7 @@ def test_a_damaged_growth_is_refused(harm: str, bases: dict[tuple[str, bool], Pa
         else:
             ids = np.arange(50, 70)
             segments.write_segment(
-                grown / "segments/000001", searcher.base, table(ids), blocks(ids, random_vectors(4)[:20])
+                grown / "segments/000001", searcher.base, 20, [table(ids)], blocks(ids, random_vectors(4)[:20])
             )
         with pytest.raises(WorkFailed):
             opened_and_verified(source)
@@ -258,7 +346,7 @@ def test_a_segment_that_cannot_be_written_changes_nothing(
     def full(*arguments: Any) -> None:
         raise OSError(28, "No space left on device")
 
-    for module, name in ((segments.storage, "save"), (segments, "write_tables"), (artifact, "write_json")):
+    for module, name in ((segments.storage, "save"), (segments, "write_table"), (artifact, "write_json")):
         with monkeypatch.context() as patch:
             patch.setattr(module, name, full)
             with pytest.raises(OSError, match="No space"):
