@@ -1,7 +1,6 @@
 """`Growth`: what a published copy has gained and lost since it was made, as a chain of generations.
 
-    serving/grown/<id>/segments/000001/    a segment: data/ embeddings/ index/ (see `aecore.search.segment`), of the name
-                                           of the first generation that has it
+    serving/grown/<id>/segments/000001/    a segment, data/ embeddings/ index/: it came with generation 000001
     serving/grown/<id>/000007/             a generation: which segments there are, and the rows removed from each
     serving/grown/<id>/current             symbolic link to the generation that counts, switched in one rename
 
@@ -24,6 +23,7 @@ import numpy as np
 
 from aecore import artifact
 from aecore.artifact import Manifest
+from aecore.config import WorkFailed
 
 BASE = "base"
 """Name of the segment that was published."""
@@ -93,6 +93,14 @@ class Growth:
         base = gone.pop(BASE, 0)
         return facts["added"] - sum(gone.values()), base
 
+    def check(self, segment: str, index: Manifest) -> None:
+        """Raise WorkFailed, naming both digests, unless this is the `index` of that segment."""
+        if index.digest != self.segments[segment]:
+            raise WorkFailed(
+                f"segment {segment}, which was added, should have index {self.segments[segment][:12]}, but the one "
+                f"there is {index.digest[:12]}: run `python -m aecore publish`."
+            )
+
 
 def growth_folder(copy: Path) -> Path:
     """Where the growth of a published copy lies."""
@@ -148,7 +156,10 @@ def verify(copy: Path, growth: Growth) -> None:
     for name in growth.segments:
         for kind in ("data", "embeddings", "index"):
             path = segment_path(copy, name) / kind
-            artifact.verify(path, artifact.read_manifest(path, kind), deep=True)
+            manifest = artifact.read_manifest(path, kind)
+            artifact.verify(path, manifest, deep=True)
+            if kind == "index":
+                growth.check(name, manifest)
 
 
 def _removed(generation: Path) -> bool:

@@ -113,14 +113,10 @@ class Searcher:
         base = Segment.open(source.path, model)
         segments = [dataclasses.replace(base, removed=growth.removed.get(BASE, NONE))]
         used = Manifest("model", model.digest)  # trained on the base's data, not on what was added
-        for name, digest in growth.segments.items():
+        for name in growth.segments:
             path = segment_path(source.directory, name)
             segments.append(Segment.open(path.joinpath, used, growth.removed.get(name, NONE)))
-            if segments[-1].manifest.digest != digest:
-                raise WorkFailed(
-                    f"the growth of {source.directory} names segment {name} with index {digest[:12]}, but the one "
-                    f"there is {segments[-1].manifest.digest[:12]}: publish again, and add its images again."
-                )
+            growth.check(name, segments[-1].manifest)
         return cls(Collection(segments), growth, source)
 
     def told(self) -> dict[str, Any]:

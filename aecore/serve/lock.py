@@ -9,13 +9,14 @@ import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
+from aecore import artifact
 from aecore.config import WorkFailed
 
 
 @contextlib.contextmanager
 def locked(serving: Path) -> Iterator[None]:
     """Hold `serving/.lock`; remove what a killed process left half-made. Raises WorkFailed naming a living holder."""
-    serving.mkdir(parents=True, exist_ok=True)
+    artifact.make_directory(serving)
     with (serving / ".lock").open("a+") as lock:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)

@@ -21,6 +21,7 @@ import re
 import shutil
 import sys
 from datetime import UTC, datetime
+from itertools import count
 from pathlib import Path
 from typing import Any
 
@@ -57,28 +58,61 @@ def publish(root: Path = Path()) -> None:
         artifact.check_chain(*parts.values())
         parts |= _extras(workspace, parts)
         name, previous = copy_id(parts), _current(serving)
-        whole = _is_whole(serving / name)
-        if whole and name == previous:
-            print(f"{serving / name} is published and current already: nothing to do")
-            return
+        copy = serving / name
+        _remove_orphans(serving)
+        whole = _is_whole(copy)
         if not whole:
-            _copy(workspace, serving / name, parts, device)
+            _copy(workspace, copy, parts, device)
+        mended = _set_damaged_aside(copy, parts["index"])
+        if whole and not mended and name == previous:
+            print(f"{copy} is published and current already: nothing to do")
+            return
         if name != previous:
             _tell_left_behind(serving, previous)
             _switch(serving, "publish", name, previous)
         removed = _remove_old(serving)
-    print(f"published {serving / name} ({parts['data'].facts['count']:,} images)", end="")
+        added, gone = Growth.read(copy, parts["index"]).counts
+    print(f"published {copy} ({parts['data'].facts['count'] + added - gone:,} images)", end="")
     print(f", in place of {previous}" if previous and previous != name else "", end="")
     print(f"; removed {', '.join(removed)}: the last {KEEP} are kept" if removed else f"; the last {KEEP} are kept")
+
+
+def _set_damaged_aside(copy: Path, index: Manifest) -> bool:
+    """Where the growth of a copy is damaged, move it away, and say what is lost: the copy is what was published again.
+
+    Returns whether it was.
+    """
+    lost = "what was added to it is not found any more, and what was removed from it is found again"
+    try:
+        growth = Growth.read(copy, index)
+        if growth.counts != (0, 0):
+            added, removed = growth.counts
+            lost = f"{added:,} added images are not found any more, {removed:,} removed ones are"
+        verify(copy, growth)
+    except UserError as error:
+        folder = growth_folder(copy)
+        names = (folder.with_name(f"{copy.name}.damaged-{number}") for number in count(1))
+        aside = next(path for path in names if not path.exists())
+        os.rename(folder, aside)
+        reason = str(error).partition(": ")[0]
+        print(f"aecore publish: the growth of {copy} is damaged ({reason}) and was moved to {aside}: {lost}. Add and "
+              f"remove them again (paths and ids: {aside}/segments/*/data/items.parquet), then remove that folder.",
+              file=sys.stderr)  # fmt: skip
+        return True
+    return False
 
 
 def _tell_left_behind(serving: Path, previous: str | None) -> None:
     """Say on standard error what was added to the previous copy, or removed from it, and is not so in the new one."""
     if previous is None or not (serving / previous).is_dir():
         return
-    added, removed = Growth.read(
-        serving / previous, artifact.read_manifest(serving / previous / "index", "index")
-    ).counts
+    try:
+        index = artifact.read_manifest(serving / previous / "index", "index")
+        added, removed = Growth.read(serving / previous, index).counts
+    except UserError as error:
+        print(f"aecore publish: {previous} is damaged ({error}): whether images had been added to it, or removed from "
+              "it, cannot be told", file=sys.stderr)  # fmt: skip
+        return
     if added:
         print(f"aecore publish: {added:,} images had been added to {previous} and are not in the new copy, unless "
               "data.path holds them: add them again", file=sys.stderr)  # fmt: skip
@@ -111,7 +145,11 @@ def rollback(root: Path = Path()) -> None:
                 f"{serving / before}, which was current before {now}, was removed (the last {KEEP} are kept): "
                 "bring its artefacts back with git and DVC, then `python -m aecore publish`."
             )
-        _verify(serving / before)
+        try:
+            _verify(serving / before)
+        except WorkFailed as error:
+            raise WorkFailed(f"{error} (It mends what the workspace holds: bring the artefacts of {before} back there "
+                             "with git and DVC first.)") from error  # fmt: skip
         _switch(serving, "rollback", before, now)
     print(f"rolled back from {now} to {serving / before}")
 
@@ -184,18 +222,22 @@ def _link(source: Path, target: Path) -> None:
 
 
 def _verify(path: Path) -> None:
+    _verify_published(path)
+    verify(path, Growth.read(path, artifact.read_manifest(path / "index", "index")))
+
+
+def _verify_published(path: Path) -> None:
     manifest = artifact.read_manifest(path, "published")
     artifact.verify(path, manifest, deep=True)
     parts = {kind: artifact.read_manifest(path / kind, kind) for kind in PARTS}
     artifact.check_chain(*parts.values())
-    verify(path, Growth.read(path, parts["index"]))
 
 
 def _is_whole(path: Path) -> bool:
     if not path.is_dir():
         return False
     try:
-        _verify(path)
+        _verify_published(path)
     except UserError:
         return False
     return True
@@ -221,15 +263,7 @@ def _switch(serving: Path, action: str, name: str, previous: str | None) -> None
         file.write("\n" * cut_short + json.dumps(entry) + "\n")
         file.flush()
         os.fsync(file.fileno())
-    temporary = serving / ".current.tmp"
-    temporary.unlink(missing_ok=True)
-    temporary.symlink_to(name, target_is_directory=True)
-    os.replace(temporary, serving / "current")
-    descriptor = os.open(serving, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
+    artifact.point(serving / "current", name)
 
 
 def _history(serving: Path) -> list[dict[str, Any]]:
@@ -271,11 +305,22 @@ def _ending(line: list[str], name: str) -> list[str]:
 
 def _remove_old(serving: Path) -> list[str]:
     """Remove all copies but the KEEP that were current last; returns their names."""
-    copies = {path.name for path in serving.iterdir() if path.is_dir() and re.fullmatch(r"[0-9a-f]{12}", path.name)}
+    copies = {path.name for path in serving.iterdir() if path.is_dir() and _is_id(path.name)}
     latest = list(dict.fromkeys(e["id"] for e in reversed(_history(serving)) if e["id"] in copies))
     removed = sorted(copies - set(latest[:KEEP]) - {_current(serving)})
     for name in removed:
         os.rename(serving / name, serving / f".{name}.old")
         shutil.rmtree(serving / f".{name}.old")
-        shutil.rmtree(growth_folder(serving / name), ignore_errors=True)
+    _remove_orphans(serving)
     return removed
+
+
+def _remove_orphans(serving: Path) -> None:
+    """Remove what copies grew by that are gone: the same copy published once more begins anew."""
+    for path in (serving / "grown").glob("*"):
+        if _is_id(path.name) and not (serving / path.name).is_dir() and path.name != _current(serving):
+            shutil.rmtree(path)
+
+
+def _is_id(name: str) -> bool:
+    return bool(re.fullmatch(r"[0-9a-f]{12}", name))

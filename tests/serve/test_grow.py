@@ -196,6 +196,64 @@ def test_growth_belongs_to_its_copy(published: Source, set_params: Any, capsys: 
         rollback()
 
 
+@pytest.mark.parametrize("harm", ["segment", "segment gone", "generation", "tombstones", "base"])
+def test_publishing_again_mends_what_is_damaged(
+    harm: str, published: Source, capsys: pytest.CaptureFixture[str]
+) -> None:
+    draw(Path("more"), 3)
+    add(["more"])
+    base = Searcher.open(published)
+    remove(base.base.ids[:2].tolist())
+    grown, generation = growth.growth_folder(published.directory), growth.growth_folder(published.directory) / "current"
+    file = {
+        "segment": grown / "segments/000001/embeddings/vectors-00000.npy",
+        "segment gone": grown / "segments/000001/data/manifest.json",
+        "generation": generation / "manifest.json",
+        "tombstones": generation / "base.npy",
+        "base": published.path("embeddings") / "vectors-00000.npy",
+    }[harm]
+    content = file.read_bytes()
+    file.unlink()  # it may be a hard link
+    if harm == "segment gone":
+        shutil.rmtree(file.parents[1])
+    else:
+        file.write_bytes(content[:-4] + b"abcd")
+    with pytest.raises(UserError, match="`python -m aecore publish`"):
+        Searcher.open(published)
+    capsys.readouterr()
+    publish()
+    said = capsys.readouterr()
+    count = Searcher.open(published).count
+    if harm == "base":
+        assert count == base.count - 2
+        assert said.err == ""
+    else:
+        assert count == base.count - 3
+        aside = f"serving/grown/{published.directory.name}.damaged-1"
+        assert f"was moved to {aside}" in said.err
+        assert "added images are not found any more" in said.err or harm != "segment"
+        assert Path(aside).is_dir()
+        add(["more"])
+        assert Searcher.open(published).count == base.count
+    assert f"({count:,} images)" in said.out
+
+
+def test_a_copy_published_once_more_begins_anew(published: Source, set_params: Any) -> None:
+    draw(Path("more"), 3)
+    add(["more"])
+    before = Searcher.open(published).count - 3
+    shutil.copytree(config.INDEX, "index-before")
+    set_params(index={"metric": "l2"})
+    assert cli.main(["index"]) == 0
+    publish()
+    shutil.rmtree(published.directory)  # as a kill leaves it that comes while old copies are removed
+    shutil.rmtree(config.INDEX)
+    shutil.copytree("index-before", config.INDEX)
+    publish()
+    assert Source.find() == published
+    assert Searcher.open(published).count == before
+
+
 MORE = 96
 KILLED = "from aecore.serve import grow; grow.BATCH = 6; grow.add(['more'])"
 
@@ -234,6 +292,7 @@ def test_add_killed_at_twenty_random_moments_loses_and_corrupts_nothing(publishe
         if before == base + MORE:  # done: from the start again
             shutil.rmtree(growth.growth_folder(published.directory))
             before = base
+    del searcher  # it holds its generation
     assert len(numbers) > 3  # kills fell between steps, not only before the first or after the last
     subprocess.run(command, check=True, capture_output=True)
     again = Searcher.open(published)
