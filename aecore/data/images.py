@@ -21,6 +21,10 @@ ATTRIBUTE = "attribute."
 """How the columns of `items.parquet` begin that a source's table of attributes gave."""
 
 
+HASHES = ("sha256", "pixel_hash")
+"""Columns of `items.parquet`: the sha256 of the file and of the prepared pixels, in hexadecimal."""
+
+
 class Images:
     """Prepared images in shard order; position i is row i of `items` and the i-th image counted over the shards."""
 
@@ -45,6 +49,15 @@ class Images:
         import pyarrow.parquet as pq
 
         return pq.read_table(self.directory / "items.parquet")
+
+    @cached_property
+    def described(self) -> pa.Table:
+        """The same without the columns HASHES, which take more memory than all others."""
+        import pyarrow.parquet as pq
+
+        return pq.read_table(
+            self.directory / "items.parquet", columns=[name for name in self.schema.names if name not in HASHES]
+        )
 
     def take(self, positions: np.ndarray, columns: list[str] | None = None) -> list[dict[str, Any]]:
         """Rows of the table at `positions` (m,), in that order; only the parts of the file that hold them are read."""

@@ -5,7 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from aecore.data.entry import Source
+from aecore.config import UserError
+from aecore.data.entry import Source, printable
+from aecore.data.items import Found
 from aecore.data.trees import ARCHIVE_SUFFIXES, archive, files, folder
 
 
@@ -19,7 +21,18 @@ def streams(paths: Sequence[Path], max_pixels: int) -> Iterator[tuple[str, Sourc
     if single:
         yield "", files(single, limit)
     for path in paths:
-        if path.is_dir():
-            yield f"{path}/", folder(path, limit, batches=False)
-        elif path not in single:
-            yield f"{path}/", archive(path, limit, batches=False)
+        if path not in single:
+            try:
+                opened = (folder if path.is_dir() else archive)(path, limit, batches=False)
+            except UserError as error:  # there such a path is a parameter's
+                raise UserError(str(error).removeprefix("data.path ")) from error
+            yield f"{path}/", opened
+
+
+def refused(found: Found, prefix: str) -> list[tuple[str, str]]:
+    """Path, after `prefix`, and reason of each file read that is no image.
+
+    What lies in a folder or an archive and is none by its name is passed over; what was named itself is not.
+    """
+    places = found.failures if prefix else range(len(found.rejected))
+    return [(printable(prefix) + found.rejected[i][0], found.rejected[i][2]) for i in places]

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from aecore.config import UserError
+from aecore.data.images import HASHES
 from aecore.search.filters import matching
 from aecore.search.segment import Segment
 
@@ -117,7 +118,8 @@ class Collection:
 
         parts = []
         for start, segment in zip(self.starts.tolist(), self.segments, strict=False):
-            table = segment.images.items
+            named = any(name in where.lower() for name in HASHES)
+            table = segment.images.items if named else segment.images.described
             if clusters is not None:
                 table = table.append_column("cluster", pa.array(clusters[start : start + segment.size]))
             parts.append(start + matching(table, where))

@@ -17,7 +17,7 @@ from tqdm import tqdm
 from aecore.config import UserError
 from aecore.data.entry import Source as Stream
 from aecore.data.entry import printable
-from aecore.data.paths import streams
+from aecore.data.paths import refused, streams
 from aecore.data.reading import read_all
 from aecore.search.collection import Collection
 
@@ -123,14 +123,11 @@ def of_files(
             if not found.paths and not found.rejected:
                 break
             images = np.frombuffer(pixels.getvalue(), np.uint8).reshape(-1, *encoder.shape)
-            # what lies in a folder and is no image by its name is passed over; what was named itself is not
-            counted = found.failures if prefix else range(len(found.rejected))
-            rejected = [(found.rejected[i][0], found.rejected[i][2]) for i in counted]
             yield Block(
                 [printable(prefix) + path for path in found.paths],
                 [None] * len(found.paths),
                 encoder.encode(images),
-                [Rejected(printable(prefix) + path, None, reason) for path, reason in rejected],
+                [Rejected(path, None, reason) for path, reason in refused(found, prefix)],
             )
 
 

@@ -29,17 +29,19 @@ from typing import IO, TYPE_CHECKING, Any
 import numpy as np
 from tqdm import tqdm
 
-from aecore import config
+from aecore import artifact, config
 from aecore.config import Runtime, UserError
 from aecore.data.entry import Source as Stream
 from aecore.data.entry import printable
+from aecore.data.images import ATTRIBUTE, Images
 from aecore.data.items import Found, Kept, deduplicate, make_tables
-from aecore.data.paths import streams
+from aecore.data.paths import refused, streams
 from aecore.data.reading import read_all
 from aecore.embedding import Encoder
 from aecore.search import drift
 from aecore.search.growth import growth_folder
 from aecore.search.metric import IndexConfig
+from aecore.search.query import number
 from aecore.search.searcher import Searcher, Source
 from aecore.serve.lock import locked
 from aecore.serve.segments import append, retire
@@ -49,6 +51,8 @@ if TYPE_CHECKING:
 
 BATCH = 16_384
 """Files read in one step."""
+SHOWN = 10
+"""Files that were passed over are named, up to so many."""
 ADDED = "added"
 """Split of an image that was added."""
 
@@ -61,7 +65,7 @@ class Outcome:
     known: int = 0
     duplicates: int = 0
     rejected: list[tuple[str, str]] = dataclasses.field(default_factory=list)
-    """Path and reason of the files that promised to be images."""
+    """Path and reason of the files that were named, or promised to be images."""
 
 
 def add(paths: Sequence[str | Path], as_json: bool = False, root: Path = Path()) -> None:
@@ -75,23 +79,32 @@ def add(paths: Sequence[str | Path], as_json: bool = False, root: Path = Path())
         if not path.exists():
             raise UserError(f"{path} is not there; nothing was added.")
     runtime = config.section(Runtime, "run", root / config.PARAMS)
+    section = config.section(IndexConfig, "index", root / config.PARAMS)
     outcome = Outcome()
     with locked(_served(root).directory.parent):
         source = _served(root)
         print(f"aecore add: to {source}", file=sys.stderr)
         encoder = Encoder.load(source.path("model"), runtime.device)
-        for prefix, stream in streams(given, encoder.preparation.max_pixels):
-            bar = tqdm(total=stream.total, desc="add", unit=" images", mininterval=0.5, disable=None)
-            with bar:
-                while _step(source, encoder, prefix, stream, runtime.threads, bar, outcome):
-                    pass
+        opened = list(streams(given, encoder.preparation.max_pixels))
+        schema = Images.open(source.path("data")).schema
+        for prefix, stream in opened:
+            _check_attributes(prefix, stream, schema)
+        try:
+            for prefix, stream in opened:
+                with tqdm(total=stream.total, desc="add", unit=" images", mininterval=0.5, disable=None) as bar:
+                    while _step(source, encoder, prefix, stream, runtime.threads, bar, outcome):
+                        pass
+        except BaseException:
+            print(f"aecore add: {outcome.added:,} images were added before this, for good", file=sys.stderr)
+            raise
         searcher = Searcher.open(source, encoder.manifest)
-        section = config.section(IndexConfig, "index", root / config.PARAMS)
     if not (outcome.added or outcome.known or outcome.duplicates):
         reason = f" ({outcome.rejected[0][0]}: {outcome.rejected[0][1]})" if outcome.rejected else ""
         raise UserError(f"no file of {', '.join(map(str, given))} is an image that can be read{reason}.")
-    for name, reason in outcome.rejected[:10]:
+    for name, reason in outcome.rejected[:SHOWN]:
         print(f"aecore add: passed over {name}: {reason}", file=sys.stderr)
+    if len(outcome.rejected) > SHOWN:
+        print(f"aecore add: and {len(outcome.rejected) - SHOWN:,} more; --json names them all", file=sys.stderr)
     if as_json:
         told = {"source": searcher.told(), **dataclasses.asdict(outcome), "images": searcher.count}
         told["rejected"] = [{"path": path, "reason": reason} for path, reason in outcome.rejected]
@@ -119,7 +132,7 @@ def remove(ids: Sequence[str | int], where: str | None = None, as_json: bool = F
         print(f"aecore remove: from {source}", file=sys.stderr)
         searcher = Searcher.open(source)
         collection = searcher.collection
-        positions = [collection.position(_number(item_id)) for item_id in ids]
+        positions = [collection.position(number(item_id)) for item_id in ids]
         if where is not None:
             met = searcher.matching(where)
             if not len(met):
@@ -144,20 +157,35 @@ def _served(root: Path) -> Source:
     return source
 
 
+def _check_attributes(prefix: str, stream: Stream, schema: pa.Schema) -> None:
+    """Raise UserError where an attribute is of another type than that of the published images; name unknown ones."""
+    unknown = []
+    for attribute in list(stream.attributes.schema)[1:] if stream.attributes is not None else []:
+        if ATTRIBUTE + attribute.name not in schema.names:
+            unknown.append(attribute.name)
+        elif (published := schema.field(ATTRIBUTE + attribute.name).type) != attribute.type:
+            raise UserError(
+                f"{prefix}: the attribute {attribute.name!r} in the table there is {attribute.type}, that of the "
+                f"published images is {published}: write its values as theirs are; nothing was added."
+            )
+    if unknown:
+        print(f"aecore add: the published images have no attribute {', '.join(unknown)}: left out", file=sys.stderr)
+
+
 def _step(
     source: Source, encoder: Encoder, prefix: str, stream: Stream, threads: int, bar: tqdm[Any], outcome: Outcome
 ) -> bool:
     """Add the next BATCH entries of the stream as a segment; False where there were none left."""
     searcher = Searcher.open(source, encoder.manifest)
     collection = searcher.collection
-    growth_folder(source.directory).mkdir(parents=True, exist_ok=True)
+    artifact.make_directory(growth_folder(source.directory))
     with tempfile.TemporaryFile(dir=growth_folder(source.directory)) as pixels:
         known = lambda item_id: bool(collection.positions(np.array([item_id]))[0] >= 0)  # noqa: E731
         entries = islice(stream.entries, BATCH)
         found = read_all(entries, encoder.preparation, threads, pixels, bar, known)
         pixels.flush()
         outcome.known += found.known
-        outcome.rejected += [found.rejected[i][::2] for i in found.failures]
+        outcome.rejected += refused(found, prefix)
         if not found.files and not found.rejected:
             return False
         kept = deduplicate(found)
@@ -221,10 +249,3 @@ def _blocks(pixels: IO[bytes], places: np.ndarray, encoder: Encoder) -> Iterator
 
 def _hex(found: Found, place: int) -> str:
     return found.pixel_hash[32 * place : 32 * place + 32].hex()
-
-
-def _number(item_id: str | int) -> int:
-    try:
-        return int(item_id)
-    except ValueError as error:
-        raise UserError(f"id {item_id!r} is not a number: `python -m aecore inspect` lists some ids.") from error

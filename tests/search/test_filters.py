@@ -155,3 +155,11 @@ def test_a_condition_may_name_the_cluster_also_of_what_was_added(
     shutil.rmtree(Path("serving/current/clusters"))
     with pytest.raises(UserError, match="cluster"):
         searcher.matching("cluster = 0")
+
+
+def test_hashes_are_read_where_they_are_named(workspace: Path) -> None:
+    searcher = Searcher.open(Source.find())
+    images = searcher.base.images
+    hashes = images.column("pixel_hash").to_pylist()
+    assert searcher.matching(f"PIXEL_HASH = '{hashes[7]}'").tolist() == [7]
+    assert "pixel_hash" not in images.described.column_names

@@ -84,7 +84,7 @@ def test_what_is_there_is_passed_over(published: Source, capsys: pytest.CaptureF
     add(["more"])
     said = capsys.readouterr()
     assert "added 4 images (1 there already, 2 with the pixels of another, 1 rejected)" in said.out
-    assert "broken.png: not an image" in said.err
+    assert "passed over more/broken.png: not an image" in said.err
     before = generation(published)
     add(["more/000.png", "more"], as_json=True)
     answer = json.loads(capsys.readouterr().out)
@@ -144,10 +144,66 @@ def test_an_unknown_id_removes_nothing(published: Source) -> None:
 def test_impossible_additions_are_refused(published: Source) -> None:
     Path("empty").mkdir()
     Path("text.txt").write_text("no image")
-    for path, message in (("nowhere", "nowhere is not there"), ("empty", "empty folder"), ("text.txt", "no file of")):
+    Path("good").mkdir()
+    draw(Path("good"), 2)
+    for paths, message in (
+        (["good", "nowhere"], "nowhere is not there"),
+        (["good", "empty"], "^empty is an empty folder"),
+        (["text.txt"], r"no file of text\.txt .*text\.txt: "),
+    ):
         with pytest.raises(UserError, match=message):
-            add([path])
+            add(paths)
     assert generation(published).number == 0
+
+
+def test_a_named_file_that_is_no_image_is_told(published: Source, capsys: pytest.CaptureFixture[str]) -> None:
+    Path("text.txt").write_text("no image")
+    add([*draw(Path("more"), 1), "text.txt"])
+    assert "passed over text.txt: " in capsys.readouterr().err
+
+
+def test_what_interrupts_it_is_told_with_what_was_added(
+    published: Source, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(grow, "BATCH", 4)
+    steps, step = [], grow.append
+
+    def full(*arguments: Any) -> Any:
+        steps.append(1)
+        if len(steps) == 3:
+            raise OSError(28, "No space left on device")
+        return step(*arguments)
+
+    monkeypatch.setattr(grow, "append", full)
+    draw(Path("more"), 12)
+    before = Searcher.open(published).count
+    with pytest.raises(OSError, match="No space"):
+        add(["more"])
+    assert "8 images were added before this, for good" in capsys.readouterr().err
+    assert Searcher.open(published).count == before + 8
+
+
+def test_an_attribute_of_another_type_is_refused_before_anything_is_written(
+    workspace: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    names = [path.relative_to("data/raw/shapes") for path in sorted(Path("data/raw/shapes").rglob("*.png"))]
+    table = ["path,round", *(f"{name},{'true' if 'disc' in str(name) else 'false'}" for name in names)]
+    Path("data/raw/shapes/attributes.csv").write_text("\n".join(table) + "\n")
+    for stage in ("prepare", "train", "embed", "index"):
+        assert cli.main([stage]) == 0
+    publish()
+    published = Source.find()
+    draw(Path("more"), 2)
+    Path("more/attributes.csv").write_text("path,round,new\n000.png,very,x\n001.png,true,y\n")
+    with pytest.raises(UserError, match="more/: the attribute 'round' in the table there is string, that of the publi"):
+        add(["more"])
+    assert generation(published).number == 0
+    Path("more/attributes.csv").write_text("path,round,new\n000.png,false,x\n001.png,true,y\n")
+    capsys.readouterr()
+    add(["more"])
+    assert "no attribute new: left out" in capsys.readouterr().err
+    searcher = Searcher.open(published)
+    assert len(searcher.matching("split = 'added' and \"attribute.round\"")) == 1
 
 
 def test_a_workspace_does_not_grow(workspace: Path) -> None:
