@@ -38,6 +38,8 @@ class Embeddings:
     def rows(self, positions: np.ndarray) -> np.ndarray:
         """The codes at `positions`, float32 (m, dim)."""
         positions = np.asarray(positions, dtype=np.int64)
+        if len(self._mapped) == 1:
+            return np.asarray(self._mapped[0][positions])
         shards = np.searchsorted(self._starts, positions, side="right") - 1
         result = np.empty((len(positions), self.dim), np.float32)
         for number in np.unique(shards).tolist():
@@ -49,7 +51,7 @@ class Embeddings:
     def _mapped(self) -> list[np.ndarray]:
         """Of every shard its codes, memory-mapped once: an address space costs nothing, opening a file does."""
         names = (self.directory / vectors_name(number) for number in range(len(self.shard_sizes)))
-        return [np.load(name, mmap_mode="r") for name in names]
+        return [np.asarray(np.load(name, mmap_mode="r")) for name in names]  # a np.memmap is slow to index
 
 
 def vectors_name(shard: int) -> str:

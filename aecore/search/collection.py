@@ -95,8 +95,8 @@ class Collection:
     def positions(self, ids: np.ndarray) -> np.ndarray:
         """Positions of images by their ids, int64 of any shape; -1 where there is none that answers."""
         wanted = np.asarray(ids, dtype=np.int64).ravel()
-        result = np.full(len(wanted), -1, np.int64)
-        for start, segment in zip(self.starts, self.segments, strict=False):
+        result = self.segments[0].rows_of(wanted)
+        for start, segment in zip(self.starts[1:], self.segments[1:], strict=False):
             rows = segment.rows_of(wanted)
             result = np.where(rows < 0, result, start + rows)
         return result.reshape(np.shape(ids))
@@ -127,13 +127,14 @@ class Collection:
 
     def split(self, positions: np.ndarray) -> list[tuple[int, np.ndarray, np.ndarray]]:
         """Of every segment that holds some of `positions`: its place, where in `positions` they stand, and its rows."""
-        if len(self.segments) == 1:
-            return [(0, np.arange(len(positions)), np.asarray(positions))]
         number = np.searchsorted(self.starts, positions, side="right") - 1
         found = [(i, np.flatnonzero(number == i)) for i in np.unique(number).tolist()]
         return [(i, here, positions[here] - self.starts[i]) for i, here in found]
 
     def _gathered(self, positions: np.ndarray, read: Any, into: np.ndarray) -> np.ndarray:
+        if len(self.segments) == 1:
+            into[:] = read(self.segments[0], np.asarray(positions))
+            return into
         for place, here, rows in self.split(np.asarray(positions)):
             into[here] = read(self.segments[place], rows)
         return into

@@ -56,15 +56,19 @@ def codes(vectors: np.ndarray, center: np.ndarray, metric: Metric) -> np.ndarray
     if metric == "l2":
         return np.ascontiguousarray(vectors, dtype=np.float32)
     result = np.empty(vectors.shape, np.float32)
+    center = center.astype(np.float64)
+    least = ROUNDING * np.sqrt(center @ center)
     for start in range(0, len(vectors), BLOCK):
         raw = vectors[start : start + BLOCK]
-        centred = np.subtract(raw, center, dtype=np.float64)
+        centred = raw.astype(np.float64)
+        centred -= center
         length = np.sqrt(np.einsum("nd,nd->n", centred, centred))
-        short = np.flatnonzero(~(length > ROUNDING * (np.linalg.norm(center.astype(np.float64)) + length)))
+        short = np.flatnonzero(~(length > least + ROUNDING * length))
         short = short[length[short] <= ROUNDING * np.linalg.norm(raw[short].astype(np.float64), axis=1)]
         length[short] = 1
-        np.divide(centred, length[:, None], out=result[start : start + BLOCK], casting="same_kind")
-        result[start + short] = 0
+        centred /= length[:, None]
+        centred[short] = 0
+        result[start : start + BLOCK] = centred
     return result
 
 

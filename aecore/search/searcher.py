@@ -230,7 +230,7 @@ class Searcher:
         found = self._told_apart(queries, propose(queries, wide))
         nearest, tied = Candidates(found.distance[:, :k], found.ids[:, :k]), np.arange(len(queries))
         while wide < limit:  # where the last that was found is as near as the k-th, to rounding, there may be more
-            still = found.distance[:, wide - 1] - found.distance[:, k - 1] < self._rounding
+            still = self._close(found.distance[:, [k - 1, wide - 1]])[:, 0]
             if not still.any():
                 break
             tied, wide = tied[still], min(4 * wide, limit)
@@ -238,25 +238,23 @@ class Searcher:
             nearest.distance[tied], nearest.ids[tied] = found.distance[:, :k], found.ids[:, :k]
         return nearest
 
-    @property
-    def _rounding(self) -> float:
-        return ROUNDING * math.sqrt(self.dim)
-
     def _told_apart(self, queries: np.ndarray, found: Candidates) -> Candidates:
         """Candidates in exact order, where the cosines that FAISS summed leave a doubt."""
         distance, ids = found
-        doubtful = distance < NEAR
-        close = distance[:, 1:] - distance[:, :-1] < self._rounding
-        doubtful[:, 1:] |= close
-        doubtful[:, :-1] |= close
-        rows, columns = np.nonzero(doubtful & (ids >= 0))
+        rows = np.flatnonzero((distance[:, 0] < NEAR) | self._close(distance).any(axis=1))
         if not len(rows):
             return found
-        others = self.collection.codes(self.collection.positions(ids[rows, columns]))
-        distance[rows, columns] = distances(queries[rows], others, "cosine")
-        again = np.unique(rows)
-        again = again[(distance[again, 1:] <= distance[again, :-1]).any(axis=1)]
-        order = np.lexsort((ids[again], distance[again]), axis=1)
-        distance[again] = np.take_along_axis(distance[again], order, 1)
-        ids[again] = np.take_along_axis(ids[again], order, 1)
+        queries, some, names = queries[rows], distance[rows], ids[rows]
+        doubtful, close = some < NEAR, self._close(some)
+        doubtful[:, 1:] |= close
+        doubtful[:, :-1] |= close
+        row, column = np.nonzero(doubtful & (names >= 0))
+        others = self.collection.codes(self.collection.positions(names[row, column]))
+        some[row, column] = distances(queries[row], others, "cosine")
+        order = np.lexsort((names, some), axis=1)
+        distance[rows], ids[rows] = np.take_along_axis(some, order, 1), np.take_along_axis(names, order, 1)
         return found
+
+    def _close(self, distance: np.ndarray) -> np.ndarray:
+        """Of distances in ascending order (q, w), which are as far as the next, to rounding; bool (q, w - 1)."""
+        return np.asarray(distance[:, 1:] - distance[:, :-1] < ROUNDING * math.sqrt(self.dim))

@@ -64,7 +64,8 @@ def load(directory: Path, mapped: bool) -> tuple[Any, np.ndarray, np.ndarray]:
     if mapped:
         lists: Any = faiss.downcast_InvertedLists(index.invlists)
         lists.prefetch_nthread = 0  # its 32 threads would be started anew by every search, which takes longer than it
-    return index, np.load(directory / CENTER_FILE), np.load(directory / LOOKUP_FILE, mmap_mode="r")
+    lookup = np.asarray(np.load(directory / LOOKUP_FILE, mmap_mode="r"))  # a np.memmap is slow to index
+    return index, np.load(directory / CENTER_FILE), lookup
 
 
 def _told(name: str) -> bytes:
