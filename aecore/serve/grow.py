@@ -95,7 +95,8 @@ def add(paths: Sequence[str | Path], as_json: bool = False, root: Path = Path())
                     while _step(source, encoder, prefix, stream, runtime.threads, bar, outcome):
                         pass
         except BaseException:
-            print(f"aecore add: {outcome.added:,} images were added before this, for good", file=sys.stderr)
+            if outcome.added:
+                print(f"aecore add: {outcome.added:,} images were added before this, for good", file=sys.stderr)
             raise
         searcher = Searcher.open(source, encoder.manifest)
     if not (outcome.added or outcome.known or outcome.duplicates):

@@ -87,7 +87,8 @@ def _set_damaged_aside(copy: Path, index: Manifest) -> bool:
         growth = Growth.read(copy, index)
         if growth.counts != (0, 0):
             added, removed = growth.counts
-            lost = f"{added:,} added images are not found any more, {removed:,} removed ones are"
+            lost = f"{added:,} added images are not found any more"
+            lost += f", {removed:,} removed ones are found again" if removed else ""
         verify(copy, growth)
     except UserError as error:
         folder = growth_folder(copy)
