@@ -21,7 +21,10 @@ from typing import Any
 from aecore.config import SERVING, UserError, WorkFailed
 
 MANIFEST = "manifest.json"
+LOCK = ".lock"
+"""In the folder of what is served: held while that is changed."""
 SCHEMA = 1
+PUBLISH = "`python -m aecore publish`"
 SMALL = 16 * 2**20
 """Files up to this many bytes are hashed whenever their artefact is opened; larger ones by `verify(deep=True)`."""
 
@@ -45,6 +48,8 @@ class Manifest:
     files: dict[str, dict[str, Any]] = field(default_factory=dict)
     """Name -> {"size": bytes, "sha256": hex}."""
     schema: int = SCHEMA
+    path: Path | None = field(default=None, compare=False)
+    """Where it was read."""
 
 
 @contextlib.contextmanager
@@ -80,7 +85,7 @@ def replacing(path: Path) -> Iterator[Path]:
     """
     path = Path(path)
     make_directory(path.parent)
-    sweep(path)
+    clear_stale(path)
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     shutil.rmtree(temporary, ignore_errors=True)
     temporary.mkdir()
@@ -105,7 +110,7 @@ def read_manifest(path: Path, kind: str) -> Manifest:
     if not (path / MANIFEST).is_file():
         raise UserError(f"there is no {kind} at {path}: {again} first.")
     try:
-        manifest = Manifest(**json.loads((path / MANIFEST).read_text()))
+        manifest = Manifest(**json.loads((path / MANIFEST).read_text()), path=path)
     except (ValueError, TypeError) as error:
         raise WorkFailed(f"{path / MANIFEST} is damaged ({error}): {again}.") from error
     if manifest.kind != kind:
@@ -131,9 +136,7 @@ def verify(path: Path, manifest: Manifest, *, deep: bool) -> None:
 
 def way_out(path: Path, kind: str) -> str:
     """The command that makes anew an artefact of this `kind` at `path`: of what is served always `publish`."""
-    if SERVING.name in path.parts:
-        return "`python -m aecore publish`"
-    return f"`python -m aecore {STAGE_OF.get(kind, kind)}` (or `dvc repro`)"
+    return PUBLISH if _is_served(path) else f"`python -m aecore {STAGE_OF.get(kind, kind)}` (or `dvc repro`)"
 
 
 def check_chain(*manifests: Manifest) -> None:
@@ -142,10 +145,10 @@ def check_chain(*manifests: Manifest) -> None:
     for manifest in manifests:
         for kind, digest in manifest.sources.items():
             if kind in by_kind and by_kind[kind].digest != digest:
-                stage = STAGE_OF.get(manifest.kind, manifest.kind)
+                again = f"`dvc repro` (or `python -m aecore {STAGE_OF.get(manifest.kind)}` and what follows it)"
                 raise WorkFailed(
                     f"the {manifest.kind} was made from {kind} {digest[:12]}, but the {kind} here is "
-                    f"{by_kind[kind].digest[:12]}: run `dvc repro` (or `python -m aecore {stage}` and what follows it)."
+                    f"{by_kind[kind].digest[:12]}: run {PUBLISH if _is_served(manifest.path) else again}."
                 )
 
 
@@ -181,6 +184,19 @@ def point(link: Path, name: str) -> None:
     fsync(link.parent)
 
 
+def clear_stale(path: Path) -> None:
+    """Clear away what killed writers of `path` left, and put back an artefact that one was about to replace."""
+    for stale in path.parent.glob(f".{glob.escape(path.name)}.*.*"):
+        pid, _, suffix = stale.name.removeprefix(f".{path.name}.").partition(".")
+        if suffix in ("tmp", "old") and pid.isdecimal() and not _alive(int(pid)):
+            if suffix == "old" and not path.exists():
+                os.rename(stale, path)
+            elif stale.is_dir():
+                shutil.rmtree(stale, ignore_errors=True)
+            else:
+                stale.unlink(missing_ok=True)
+
+
 def write_json(path: Path, values: Any) -> None:
     """Write sorted, indented JSON through a temporary sibling."""
     write_text(path, json.dumps(values, indent=2, sort_keys=True, allow_nan=False) + "\n")
@@ -207,17 +223,10 @@ def sha256_json(values: Any) -> str:
     return hashlib.sha256(json.dumps(values, sort_keys=True, separators=(",", ":")).encode()).hexdigest()
 
 
-def sweep(path: Path) -> None:
-    """Clear away what killed writers of `path` left, and put back an artefact that one was about to replace."""
-    for stale in path.parent.glob(f".{glob.escape(path.name)}.*.*"):
-        pid, _, suffix = stale.name.removeprefix(f".{path.name}.").partition(".")
-        if suffix in ("tmp", "old") and pid.isdecimal() and not _alive(int(pid)):
-            if suffix == "old" and not path.exists():
-                os.rename(stale, path)
-            elif stale.is_dir():
-                shutil.rmtree(stale, ignore_errors=True)
-            else:
-                stale.unlink(missing_ok=True)
+def _is_served(path: Path | None) -> bool:
+    """Whether an artefact belongs to a published copy."""
+    folders = () if path is None else path.parents
+    return any(folder.name == SERVING.name and (folder / LOCK).is_file() for folder in folders)
 
 
 def _digest(kind: str, facts: dict[str, Any], files: dict[str, dict[str, Any]]) -> str:

@@ -23,7 +23,7 @@ from aecore.search import drift
 from aecore.search.growth import growth_folder
 from aecore.search.metric import IndexConfig
 from aecore.search.searcher import PARTS, Searcher, Source
-from aecore.serve.segments import append
+from aecore.serve.segments import append, tidied
 
 K, SINGLES, BATCH = 10, 200, 1_000
 SECTION = IndexConfig("cosine", 0, None, 0.99)
@@ -56,9 +56,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
             block = vectors[start : start + options.batch]
             begun = time.perf_counter()
             ids = 2**62 + np.arange(start, start + len(block))
-            searcher = append(
-                source, searcher, _items(searcher, ids), [(np.zeros((len(block), 1, 1, 1), np.uint8), block)]
-            )
+            append(source, searcher, _items(searcher, ids), [(np.zeros((len(block), 1, 1, 1), np.uint8), block)])
+            searcher = tidied(source)
             steps.append(time.perf_counter() - begun)
             if number % shown == 0:
                 print(_row("grown", searcher, codes.queries, source, steps, options.batch), flush=True)

@@ -7,7 +7,7 @@ true and false (or 1 and 0) is one that an image has or has not; of any other th
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -21,11 +21,14 @@ TRUTHS = ({"true": True, "false": False}, {"1": True, "0": False})
 """How a column writes that an image has an attribute or has not, in any case."""
 
 
-def read_attributes(folder: Path, names: Iterable[str]) -> pa.Table | None:
+def read_attributes(
+    folder: Path, names: Iterable[str], types: Mapping[str, pa.DataType] | None = None
+) -> pa.Table | None:
     """Return the table of `folder`, whose files are `names`; None where it has none.
 
-    Its first column is the path, string and unique, the others are bool or string; there are no nulls. Raises UserError
-    where the table is malformed: unreadable, no attribute, two columns or rows of one name, a file that is not there.
+    Its first column is the path, string and unique, the others are bool or string, as `types` has them where it does;
+    there are no nulls. Raises UserError where the table is malformed: unreadable, no attribute, two columns or rows of
+    one name, a file that is not there, a value that its type has not.
     """
     tables = [folder / name for name in FILES if (folder / name).is_file()]
     if not tables:
@@ -41,7 +44,8 @@ def read_attributes(folder: Path, names: Iterable[str]) -> pa.Table | None:
         raise UserError(f"{file} is not readable as a table ({' '.join(str(error).split())}): mend it.") from error
     _check_columns(file, table.column_names)
     _check_paths(file, table.column(0).to_pylist(), set(names))
-    typed = [_typed(file, table, place) for place in range(1, table.num_columns)]
+    known = types or {}
+    typed = [_typed(file, table, place, known.get(name)) for place, name in enumerate(table.column_names) if place]
     return pa.Table.from_arrays([table.column(0), *typed], names=table.column_names).combine_chunks()
 
 
@@ -92,12 +96,14 @@ def _repeated(values: list[str]) -> str | None:
     return next((value for value, count in Counter(values).items() if count > 1), None)
 
 
-def _typed(file: Path, table: pa.Table, place: int) -> Any:
-    """Return a column as bool where it holds truths only, else as the text that it is."""
+def _typed(file: Path, table: pa.Table, place: int, known: pa.DataType | None) -> Any:
+    """Return a column as of its known type; else as bool where it holds truths only, or as the text that it is."""
     import pyarrow as pa
     import pyarrow.compute as pc
 
     column = table.column(place)
+    if known == pa.string():
+        return column
     written = {value: value.strip().lower() for value in pc.unique(column).to_pylist()}
     for truths in TRUTHS:
         if not written or not set(written.values()) <= {*truths, ""} or set(written.values()) == {""}:
@@ -107,4 +113,7 @@ def _typed(file: Path, table: pa.Table, place: int) -> Any:
             path = table.column(0)[pc.index(column, empty).as_py()]
             raise UserError(f"{file}: {table.column_names[place]} of {path} is empty; expected {' or '.join(truths)}.")
         return pa.chunked_array([[truths[written[value]] for value in column.to_pylist()]], pa.bool_())
+    if known == pa.bool_() and written:
+        raise UserError(f"{file}: {table.column_names[place]} is an attribute that an image has or has not, here it is "
+                        f"{next(iter(written))!r}, too; expected true and false, or 1 and 0.")  # fmt: skip
     return column

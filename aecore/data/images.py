@@ -137,6 +137,12 @@ class Images:
             if name.startswith(ATTRIBUTE)
         }
 
+    def attribute_types(self) -> dict[str, pa.DataType]:
+        """Types of the attributes by name: bool or string."""
+        return {
+            field.name.removeprefix(ATTRIBUTE): field.type for field in self.schema if field.name.startswith(ATTRIBUTE)
+        }
+
     def positions(self, split: str) -> np.ndarray:
         """Positions of one split, int64, ascending."""
         import pyarrow.compute as pc

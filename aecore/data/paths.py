@@ -2,31 +2,35 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from aecore.config import UserError
 from aecore.data.entry import Source, printable
 from aecore.data.items import Found
 from aecore.data.trees import ARCHIVE_SUFFIXES, archive, files, folder
 
+if TYPE_CHECKING:
+    import pyarrow as pa
 
-def streams(paths: Sequence[Path], max_pixels: int) -> Iterator[tuple[str, Source]]:
+
+def streams(
+    paths: Sequence[Path], max_pixels: int, types: Mapping[str, pa.DataType] | None = None
+) -> Iterator[tuple[str, Source]]:
     """What the paths hold, single files together; and what the names of the entries come after.
 
-    `max_pixels` bounds an image, as in `Preparation`. Raises UserError as the sources do, when their turn comes.
+    `max_pixels` bounds an image, as in `Preparation`; `types` are those of attributes, as far as they are known.
+    Raises UserError as the sources do, when their turn comes.
     """
     limit = 8 * max_pixels + 2**20  # 16-bit RGBA, uncompressed, and its header
     single = [path for path in paths if not path.is_dir() and not path.name.lower().endswith(ARCHIVE_SUFFIXES)]
     if single:
         yield "", files(single, limit)
     for path in paths:
-        if path not in single:
-            try:
-                opened = (folder if path.is_dir() else archive)(path, limit, batches=False)
-            except UserError as error:  # there such a path is a parameter's
-                raise UserError(str(error).removeprefix("data.path ")) from error
-            yield f"{path}/", opened
+        if path.is_dir():
+            yield f"{path}/", folder(path, limit, batches=False, types=types)
+        elif path not in single:
+            yield f"{path}/", archive(path, limit, batches=False)
 
 
 def refused(found: Found, prefix: str) -> list[tuple[str, str]]:

@@ -15,15 +15,18 @@ import stat
 import tarfile
 import zipfile
 import zlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path, PurePosixPath
-from typing import IO, cast
+from typing import IO, TYPE_CHECKING, cast
 
 from aecore.config import UserError
 from aecore.data.attributes import FILES, read_attributes
 from aecore.data.decode import SUFFIXES
 from aecore.data.entry import Entry, Source, Unreadable, rejected
+
+if TYPE_CHECKING:
+    import pyarrow as pa
 
 UNREAD_SUFFIXES = frozenset(
     (
@@ -59,15 +62,15 @@ READ_ERRORS = (Unreadable, OSError, RuntimeError, NotImplementedError, zipfile.B
 """What an entry's `read` may raise: the reason why that one entry is rejected."""
 
 
-def folder(path: Path, limit: int, *, batches: bool) -> Source:
-    """Open a tree of images. Raises UserError where there is none."""
+def folder(path: Path, limit: int, *, batches: bool, types: Mapping[str, pa.DataType] | None = None) -> Source:
+    """Open a tree of images; its attributes are of `types`, where known. Raises UserError where there is none."""
     _require_there(path)
     if not path.is_dir():
         raise UserError(f"data.path {path} is a file; source: folder expects a folder (archives: source: archive).")
     names = [name for name in _walk(path, "", ()) if name not in FILES]
     if not names:
-        raise UserError(f"data.path {path} is an empty folder: put images there, or name another folder.")
-    attributes = read_attributes(path, names)
+        raise UserError(f"{path} is an empty folder: put images there, or name another folder.")
+    attributes = read_attributes(path, names, types)
     described = None if attributes is None else set(attributes.column(0).to_pylist())
 
     def entries() -> Iterator[Entry]:
@@ -107,6 +110,12 @@ def archive(path: Path, limit: int, *, batches: bool) -> Source:
                         "a folder of them (source: folder reads a tree of images).")  # fmt: skip
     else:
         files = [path]
+        if not zipfile.is_zipfile(path):
+            try:
+                with _open_tar(path) as raw, tarfile.open(fileobj=raw, mode="r|"):
+                    pass
+            except ARCHIVE_ERRORS as error:
+                raise _damaged(path, error) from error
 
     def entries() -> Iterator[Entry]:
         for file in files:

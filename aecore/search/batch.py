@@ -33,9 +33,10 @@ import numpy as np
 
 from aecore import config, tracking
 from aecore.config import Runtime, UserError
+from aecore.search.collection import parse_id
 from aecore.search.montage import check_writable
 from aecore.search.queries import Block, Queries, Rejected
-from aecore.search.query import let_through, number
+from aecore.search.query import let_through
 from aecore.search.searcher import Searcher, Source
 from aecore.search.table import COLUMNS, Names, Write, keep_rejected, tabulate, writing
 
@@ -116,7 +117,7 @@ def run(
     if k < 1:
         raise UserError(f"-k is {k}; expected 1 or more.")
     check_writable(parquet)
-    queries = Queries([Path(path) for path in images], [number(item_id) for item_id in ids], table, everything)
+    queries = Queries([Path(path) for path in images], [parse_id(item_id) for item_id in ids], table, everything)
     queries.check()
     runtime = config.section(Runtime, "run", root / config.PARAMS)
     track = config.section(tracking.TrackingConfig, "tracking", root / config.PARAMS)

@@ -4,14 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from functools import cached_property
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from aecore.config import UserError
-from aecore.data.images import HASHES
 from aecore.search.filters import matching
 from aecore.search.segment import Segment
+
+if TYPE_CHECKING:
+    import pyarrow as pa
 
 
 class Collection:
@@ -114,16 +116,22 @@ class Collection:
 
         `clusters`, int32 by position, is their column `cluster`, if the condition shall know one.
         """
+        try:
+            parts = [matching(table, where) for table in self._tables(clusters, described=True)]
+        except UserError:  # it may name what is seldom asked for
+            parts = [matching(table, where) for table in self._tables(clusters)]
+        starts = self.starts.tolist()
+        return self.answering(np.concatenate([start + part for start, part in zip(starts, parts, strict=False)]))
+
+    def _tables(self, clusters: np.ndarray | None, described: bool = False) -> Iterator[pa.Table]:
+        """Of each segment the images' table with a column `cluster`."""
         import pyarrow as pa
 
-        parts = []
         for start, segment in zip(self.starts.tolist(), self.segments, strict=False):
-            named = any(name in where.lower() for name in HASHES)
-            table = segment.images.items if named else segment.images.described
+            table = segment.images.described if described else segment.images.items
             if clusters is not None:
                 table = table.append_column("cluster", pa.array(clusters[start : start + segment.size]))
-            parts.append(start + matching(table, where))
-        return self.answering(np.concatenate(parts))
+            yield table
 
     def split(self, positions: np.ndarray) -> list[tuple[int, np.ndarray, np.ndarray]]:
         """Of every segment that holds some of `positions`: its place, where in `positions` they stand, and its rows."""
@@ -138,3 +146,11 @@ class Collection:
         for place, here, rows in self.split(np.asarray(positions)):
             into[here] = read(self.segments[place], rows)
         return into
+
+
+def parse_id(text: str | int) -> int:
+    """An id as it was typed. Raises UserError where it is none."""
+    try:
+        return int(text)
+    except ValueError as error:
+        raise UserError(f"id {text!r} is not a number: `python -m aecore inspect` lists some ids.") from error

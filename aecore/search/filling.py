@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
+import ctypes
+import os
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -37,14 +41,45 @@ def fill(
             parts.append(folder / f"part-{len(parts):05d}.faiss")
             write_index(part, parts[-1])
             part.reset()
-    _merge(index, parts, folder / LISTS_FILE)
+    _merge(index, parts, folder / LISTS_FILE, kind.bytes * len(ids))
     for path in parts:
         path.unlink()
 
 
-def _merge(index: Any, parts: list[Path], lists: Path) -> None:
+def _merge(index: Any, parts: list[Path], lists: Path, size: int) -> None:
     """Put the parts, which share the index's quantiser, into it; their lists are joined in the file `lists`."""
     from faiss.contrib.ondisk import merge_ondisk
 
-    lists.unlink(missing_ok=True)
-    merge_ondisk(index, [str(path) for path in parts], str(lists))
+    _require_room(lists, size)
+    with _on_standard_error():
+        merge_ondisk(index, [str(path) for path in parts], str(lists))
+
+
+def _require_room(path: Path, size: int) -> None:
+    """Raise OSError where the disk has no room for a file of this size.
+
+    FAISS writes the lists through a mapping of a file with holes: a full disk would end the process with SIGBUS.
+    """
+    try:
+        with path.open("wb") as file:
+            os.posix_fallocate(file.fileno(), 0, size)
+    except OSError as error:
+        raise OSError(error.errno, error.strerror, str(path)) from error
+    finally:
+        path.unlink(missing_ok=True)
+
+
+@contextlib.contextmanager
+def _on_standard_error() -> Iterator[None]:
+    """Let what C code prints go to standard error: standard output may be read by a program."""
+    flush = ctypes.CDLL(None).fflush
+    sys.stdout.flush()
+    flush(None)
+    kept = os.dup(1)
+    try:
+        os.dup2(2, 1)
+        yield
+    finally:
+        flush(None)
+        os.dup2(kept, 1)
+        os.close(kept)

@@ -1,12 +1,12 @@
 """`Growth`: what a published copy has gained and lost since it was made, as a chain of generations.
 
-    serving/grown/<id>/segments/000001/    a segment, data/ embeddings/ index/: it came with generation 000001
+    serving/grown/<id>/segments/000001/    a segment: data/ embeddings/ index/ (see `aecore.search.segment`)
     serving/grown/<id>/000007/             a generation: which segments there are, and the rows removed from each
     serving/grown/<id>/current             symbolic link to the generation that counts, switched in one rename
 
 Nothing here is ever changed, only replaced: the copy itself stays what was published. A kill at any time leaves
 `current` at the old generation or at the new one. Whoever reads a generation holds a shared lock on its manifest: what
-is held stays, with its segments, until nobody does.
+is held stays, with its segments, until nobody does. Before the first, `current` leads to 000000, which is not there.
 """
 
 from __future__ import annotations
@@ -23,13 +23,16 @@ import numpy as np
 
 from aecore import artifact
 from aecore.artifact import Manifest
-from aecore.config import WorkFailed
+from aecore.config import UserError, WorkFailed
 
+CURRENT = "current"
+KINDS = ("data", "embeddings", "index")
+"""What a segment is made of."""
 BASE = "base"
 """Name of the segment that was published."""
 
 
-class _Hold:
+class Hold:
     """A shared lock on the manifest of a generation, for as long as this lives."""
 
     def __init__(self, descriptor: int) -> None:
@@ -39,7 +42,7 @@ class _Hold:
         os.close(self._descriptor)
 
     @classmethod
-    def on(cls, generation: Path) -> _Hold | None:
+    def on(cls, generation: Path) -> Hold | None:
         """Wait for the lock; None where the generation is gone."""
         try:
             hold = cls(os.open(generation / artifact.MANIFEST, os.O_RDONLY))
@@ -47,7 +50,11 @@ class _Hold:
             return None
         with contextlib.suppress(OSError):  # a file system without locks: then readers must be quick
             fcntl.flock(hold._descriptor, fcntl.LOCK_SH)
-        return hold if generation.is_dir() else None  # its name is never given again
+        try:
+            same = os.path.samestat(os.fstat(hold._descriptor), os.stat(generation / artifact.MANIFEST))
+        except FileNotFoundError:
+            return None
+        return hold if same else None
 
 
 @dataclass(frozen=True)
@@ -61,24 +68,26 @@ class Growth:
     removed: Mapping[str, np.ndarray] = field(default_factory=dict)
     """Segment -> removed rows, int64 ascending, where there are any."""
     manifest: Manifest | None = None
-    hold: _Hold | None = field(default=None, compare=False, repr=False)
+    hold: Hold | None = field(default=None, compare=False, repr=False)
     """Keeps it, and its segments, from being removed."""
 
     @classmethod
-    def read(cls, copy: Path, index: Manifest) -> Growth:
+    def read(cls, copy: Path, index: Manifest, deep: bool = False) -> Growth:
         """The current generation of a published copy, which must have grown from this `index`.
 
-        Raises as `artifact.read_manifest` does, and WorkFailed naming both digests where it grew from another.
+        Raises as `artifact.read_manifest` does (`deep`: every byte is compared), WorkFailed naming both digests where
+        it grew from another, and where no generation is said to be current.
         """
         while True:
             number = _current(growth_folder(copy))
             if not number:
                 return cls()
-            generation = growth_folder(copy) / f"{number:06d}"
-            hold = _Hold.on(generation)
+            generation = growth_folder(copy) / _name(number)
+            hold = Hold.on(generation)
             if hold is None and _current(growth_folder(copy)) != number:
                 continue  # it went on growing just now
             manifest = artifact.read_manifest(generation, "growth")
+            artifact.verify(generation, manifest, deep=deep)
             artifact.check_chain(index, manifest)
             removed = {segment: np.load(generation / f"{segment}.npy") for segment in manifest.facts["removed"]}
             return cls(number, manifest.facts["segments"], removed, manifest, hold)
@@ -113,14 +122,15 @@ def segment_path(copy: Path, name: str) -> Path:
 
 
 def new_segment(copy: Path) -> str:
-    """The name of what the next generation will have new; no other ever has it. The caller holds the lock."""
-    return f"{_current(growth_folder(copy)) + 1:06d}"
+    """A name that no segment has which is there; the caller holds the lock."""
+    folder = growth_folder(copy)
+    return _name(1 + max([_current(folder), *_numbers(folder / "segments")]))
 
 
 def commit(copy: Path, index: Manifest, segments: Sequence[str], removed: Mapping[str, np.ndarray]) -> None:
     """Make the next generation and switch to it; the caller holds the lock. `index` is the base's."""
     folder = growth_folder(copy)
-    name = f"{_current(folder) + 1:06d}"
+    name = _name(_current(folder) + 1)
     parts = {segment: artifact.read_manifest(segment_path(copy, segment) / "index", "index") for segment in segments}
     rows = {segment: np.sort(gone).astype(np.int64) for segment, gone in removed.items() if len(gone)}
     facts = {
@@ -128,47 +138,62 @@ def commit(copy: Path, index: Manifest, segments: Sequence[str], removed: Mappin
         "added": sum(part.facts["count"] for part in parts.values()),
         "removed": {segment: len(gone) for segment, gone in rows.items()},
     }
+    if not (folder / CURRENT).is_symlink():
+        artifact.make_directory(folder)
+        artifact.point(folder / CURRENT, _name(0))
     with artifact.writing(folder / name, "growth", {"index": index}, facts) as directory:
         for segment, gone in rows.items():
             np.save(directory / f"{segment}.npy", gone)
-    artifact.point(folder / "current", name)
+    artifact.point(folder / CURRENT, name)
 
 
 def sweep(copy: Path) -> None:
     """Remove what neither the current generation nor one that somebody reads refers to; the caller holds the lock."""
     folder = growth_folder(copy)
-    used: set[str] = set()
-    for path in folder.iterdir() if folder.is_dir() else ():
-        if path.name.startswith(".") and path.is_dir():  # what a kill left
-            shutil.rmtree(path)
-        elif path.name.isdecimal() and (int(path.name) == _current(folder) or not _removed(path)):
-            used |= set(artifact.read_manifest(path, "growth").facts["segments"])
-    for path in (folder / "segments").iterdir() if (folder / "segments").is_dir() else ():
-        if path.name not in used:
-            shutil.rmtree(path)
-
-
-def verify(copy: Path, growth: Growth) -> None:
-    """Compare every file of the growth with its manifests, byte by byte. Raises WorkFailed naming one that differs."""
-    if growth.manifest is None:
+    if not folder.is_dir():
         return
-    artifact.verify(growth_folder(copy) / f"{growth.number:06d}", growth.manifest, deep=True)
+    for path in (*folder.glob(".*"), *folder.glob("segments/.*")):  # what a kill left
+        if path.is_dir() and not path.is_symlink():
+            shutil.rmtree(path)
+    current, used = _current(folder), set[str]()
+    for number in _numbers(folder):
+        if number == current or not _removed(folder / _name(number)):
+            used |= set(artifact.read_manifest(folder / _name(number), "growth").facts["segments"])
+    for number in _numbers(folder / "segments"):
+        if _name(number) not in used:
+            shutil.rmtree(segment_path(copy, _name(number)))
+
+
+def damaged(copy: Path, growth: Growth) -> dict[str, str]:
+    """Segments of a generation that are not what they were, by every byte, and what is wrong with each."""
+    found = {}
     for name in growth.segments:
-        for kind in ("data", "embeddings", "index"):
-            path = segment_path(copy, name) / kind
-            manifest = artifact.read_manifest(path, kind)
-            artifact.verify(path, manifest, deep=True)
-            if kind == "index":
-                growth.check(name, manifest)
+        try:
+            parts = [artifact.read_manifest(segment_path(copy, name) / kind, kind) for kind in KINDS]
+            for part in parts:
+                artifact.verify(segment_path(copy, name) / part.kind, part, deep=True)
+            artifact.check_chain(*parts)
+            growth.check(name, parts[-1])
+        except UserError as error:
+            found[name] = str(error)
+    return found
+
+
+def verify(copy: Path, index: Manifest) -> None:
+    """Compare all that the copy grew by with its manifests, byte by byte. Raises WorkFailed naming what differs."""
+    for reason in damaged(copy, Growth.read(copy, index, deep=True)).values():
+        raise WorkFailed(reason)
 
 
 def _removed(generation: Path) -> bool:
     """Remove a generation, unless somebody reads it."""
-    with (generation / artifact.MANIFEST).open("rb+") as manifest:
-        try:
-            fcntl.flock(manifest, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            return False
+    with contextlib.ExitStack() as stack:
+        with contextlib.suppress(FileNotFoundError):  # then nobody can read it
+            manifest = stack.enter_context((generation / artifact.MANIFEST).open("rb+"))
+            try:
+                fcntl.flock(manifest, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                return False
         old = generation.with_name(f".{generation.name}.old")
         os.rename(generation, old)  # at once and while it is locked: who waits for the lock finds it gone
         shutil.rmtree(old)
@@ -176,5 +201,20 @@ def _removed(generation: Path) -> bool:
 
 
 def _current(folder: Path) -> int:
-    current = folder / "current"
-    return int(current.readlink().name) if current.is_symlink() else 0
+    """Number of the current generation. Raises WorkFailed where there are some, but none is said to be current."""
+    current = folder / CURRENT
+    if current.is_symlink() and current.readlink().name.isdecimal():
+        return int(current.readlink().name)
+    if os.path.lexists(current) or _numbers(folder):
+        raise WorkFailed(f"{current} does not lead to a generation: run `python -m aecore publish`.")
+    return 0
+
+
+def _numbers(folder: Path) -> list[int]:
+    """Numbers of the generations, or segments, in a folder."""
+    names = (path.name for path in folder.iterdir()) if folder.is_dir() else ()
+    return [int(name) for name in names if name.isdecimal()]
+
+
+def _name(number: int) -> str:
+    return f"{number:06d}"

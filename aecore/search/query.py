@@ -37,6 +37,7 @@ from aecore.config import UserError
 from aecore.data.decode import Preparation, decode
 from aecore.data.entry import printable
 from aecore.search import percentile
+from aecore.search.collection import parse_id
 from aecore.search.metric import IndexConfig
 from aecore.search.montage import check_writable, draw_montage, picture
 from aecore.search.searcher import Neighbours, Searcher, Source
@@ -76,7 +77,7 @@ def run(
     if k < 1:
         raise UserError(f"-k is {k}; expected 1 or more.")
     check_writable(montage)
-    wanted = [number(item_id) for item_id in ids]
+    wanted = [parse_id(item_id) for item_id in ids]
     source = Source.find(root)
     print(f"aecore query: asking {source}", file=sys.stderr)
     searcher, queries = _read(source, images, wanted)
@@ -135,7 +136,7 @@ def inspect(item_id: str | None = None, png: Path | None = None, root: Path = Pa
         for row in searcher.collection.items(next(searcher.collection.blocks(10)), ["id", "path"]):
             print(f"{row['id']:>19}  {row['path']}")
         return
-    row = searcher.collection.item(number(item_id))
+    row = searcher.collection.item(parse_id(item_id))
     if png is not None:
         check_writable(png)
         position = np.array([searcher.collection.position(row["id"])])
@@ -170,14 +171,6 @@ def let_through(searcher: Searcher, where: str | None) -> np.ndarray | None:
     if not len(among):
         raise UserError(f"no image meets --where {where!r}.")
     return among
-
-
-def number(item_id: str | int) -> int:
-    """An id as it was typed. Raises UserError where it is none."""
-    try:
-        return int(item_id)
-    except ValueError as error:
-        raise UserError(f"id {item_id!r} is not a number: `python -m aecore inspect` lists some ids.") from error
 
 
 def table(name: str, neighbours: list[dict[str, Any]], most: float = 100) -> str:

@@ -115,7 +115,7 @@ class Searcher:
         used = Manifest("model", model.digest)  # trained on the base's data, not on what was added
         for name in growth.segments:
             path = segment_path(source.directory, name)
-            segments.append(Segment.open(path.joinpath, used, growth.removed.get(name, NONE)))
+            segments.append(Segment.open(path.joinpath, used, growth.removed.get(name, NONE), growth.hold))
             growth.check(name, segments[-1].manifest)
         return cls(Collection(segments), growth, source)
 
@@ -230,13 +230,17 @@ class Searcher:
         found = self._told_apart(queries, propose(queries, wide))
         nearest, tied = Candidates(found.distance[:, :k], found.ids[:, :k]), np.arange(len(queries))
         while wide < limit:  # where the last that was found is as near as the k-th, to rounding, there may be more
-            still = self._close(found.distance[:, [k - 1, wide - 1]])[:, 0]
+            still = found.distance[:, wide - 1] - found.distance[:, k - 1] < self._rounding
             if not still.any():
                 break
             tied, wide = tied[still], min(4 * wide, limit)
             found = self._told_apart(queries[tied], propose(queries[tied], wide))
             nearest.distance[tied], nearest.ids[tied] = found.distance[:, :k], found.ids[:, :k]
         return nearest
+
+    @property
+    def _rounding(self) -> float:
+        return ROUNDING * math.sqrt(self.dim)
 
     def _told_apart(self, queries: np.ndarray, found: Candidates) -> Candidates:
         """Candidates in exact order, where the cosines that FAISS summed leave a doubt."""
@@ -257,4 +261,4 @@ class Searcher:
 
     def _close(self, distance: np.ndarray) -> np.ndarray:
         """Of distances in ascending order (q, w), which are as far as the next, to rounding; bool (q, w - 1)."""
-        return np.asarray(distance[:, 1:] - distance[:, :-1] < ROUNDING * math.sqrt(self.dim))
+        return np.asarray(distance[:, 1:] - distance[:, :-1] < self._rounding)

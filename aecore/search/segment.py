@@ -31,9 +31,13 @@ class Segment(VectorIndex):
     """Of the index."""
     directory: Path
     """Of the index."""
+    hold: object = None
+    """Whatever keeps its files from being removed while it lives: some are opened only when they are asked for."""
 
     @classmethod
-    def open(cls, path: Callable[[str], Path], model: Manifest, removed: np.ndarray = NONE) -> Segment:
+    def open(
+        cls, path: Callable[[str], Path], model: Manifest, removed: np.ndarray = NONE, hold: object = None
+    ) -> Segment:
         """Open data, embeddings and index, `path` of each kind, and check that they and the `model` belong together.
 
         An inverted file is memory-mapped. Raises as `artifact.read_manifest` does, and WorkFailed naming both digests
@@ -43,4 +47,4 @@ class Segment(VectorIndex):
         manifest = artifact.read_manifest(path("index"), "index")
         artifact.check_chain(images.manifest, model, embeddings.manifest, manifest)
         files = storage.load(path("index"), mapped=manifest.facts["index"] != EXACT)
-        return cls(*files, manifest.facts, embeddings, removed, images, manifest, path("index"))
+        return cls(*files, manifest.facts, embeddings, removed, images, manifest, path("index"), hold)

@@ -108,7 +108,7 @@ def writing(path: Path, columns: dict[str, str], about: dict[str, Any]) -> Itera
     import pyarrow.parquet as pq
 
     schema = pa.schema(columns.items(), {"aecore": json.dumps(about, allow_nan=False)})
-    artifact.sweep(path)
+    artifact.clear_stale(path)
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     waiting: list[pa.Table] = []
 

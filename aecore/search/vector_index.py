@@ -157,10 +157,7 @@ class VectorIndex:
                 everywhere = self._parameters(allowed, everywhere=True)
                 scores[short], ids[short] = self.index.search(queries[short], wide, params=everywhere)
         if self.scores_are_final:
-            distance = np.subtract(1, scores, dtype=np.float64)
-            if wide and ids[:, -1].min() < 0:
-                distance[ids < 0] = np.inf
-            return Candidates(distance, ids)
+            return Candidates(np.subtract(1, scores, dtype=np.float64), ids)
         rows = np.maximum(self.rows_of(ids.ravel()), 0)  # of -1 any will do
         found = rescored(queries, ids, self.codes(rows), self.metric)
         return Candidates(found.distance[:, :k], found.ids[:, :k])

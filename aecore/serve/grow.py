@@ -33,18 +33,18 @@ from aecore import artifact, config
 from aecore.config import Runtime, UserError
 from aecore.data.entry import Source as Stream
 from aecore.data.entry import printable
-from aecore.data.images import ATTRIBUTE, Images
+from aecore.data.images import Images
 from aecore.data.items import Found, Kept, deduplicate, make_tables
 from aecore.data.paths import refused, streams
 from aecore.data.reading import read_all
 from aecore.embedding import Encoder
 from aecore.search import drift
+from aecore.search.collection import parse_id
 from aecore.search.growth import growth_folder
 from aecore.search.metric import IndexConfig
-from aecore.search.query import number
 from aecore.search.searcher import Searcher, Source
 from aecore.serve.lock import locked
-from aecore.serve.segments import append, retire
+from aecore.serve.segments import append, retire, tidied
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -85,15 +85,16 @@ def add(paths: Sequence[str | Path], as_json: bool = False, root: Path = Path())
         source = _served(root)
         print(f"aecore add: to {source}", file=sys.stderr)
         encoder = Encoder.load(source.path("model"), runtime.device)
-        opened = list(streams(given, encoder.preparation.max_pixels))
-        schema = Images.open(source.path("data")).schema
-        for prefix, stream in opened:
-            _check_attributes(prefix, stream, schema)
+        types = Images.open(source.path("data")).attribute_types()
+        opened = list(streams(given, encoder.preparation.max_pixels, types))
+        named = {name for _, stream in opened if stream.attributes for name in stream.attributes.column_names[1:]}
+        if unknown := sorted(named - set(types)):
+            print(f"aecore add: the published images have no attribute {', '.join(unknown)}: left out", file=sys.stderr)
         try:
             for prefix, stream in opened:
                 with tqdm(total=stream.total, desc="add", unit=" images", mininterval=0.5, disable=None) as bar:
                     while _step(source, encoder, prefix, stream, runtime.threads, bar, outcome):
-                        pass
+                        tidied(source)
         except BaseException:
             if outcome.added:
                 print(f"aecore add: {outcome.added:,} images were added before this, for good", file=sys.stderr)
@@ -133,7 +134,7 @@ def remove(ids: Sequence[str | int], where: str | None = None, as_json: bool = F
         print(f"aecore remove: from {source}", file=sys.stderr)
         searcher = Searcher.open(source)
         collection = searcher.collection
-        positions = [collection.position(number(item_id)) for item_id in ids]
+        positions = [collection.position(parse_id(item_id)) for item_id in ids]
         if where is not None:
             met = searcher.matching(where)
             if not len(met):
@@ -142,7 +143,9 @@ def remove(ids: Sequence[str | int], where: str | None = None, as_json: bool = F
         gone = np.unique(positions)
         if len(gone) == searcher.count:
             raise UserError("these are all the images there are: an index of none cannot answer; nothing was removed.")
-        searcher = retire(source, searcher, gone)
+        retire(source, searcher, gone)
+        del searcher, collection  # what they hold cannot be tidied away
+        searcher = tidied(source)
     if as_json:
         print(json.dumps({"source": searcher.told(), "removed": len(gone), "images": searcher.count}, indent=2))
     else:
@@ -156,21 +159,6 @@ def _served(root: Path) -> Source:
             "nothing is published: run `python -m aecore publish` first (the workspace grows by `dvc repro`)."
         )
     return source
-
-
-def _check_attributes(prefix: str, stream: Stream, schema: pa.Schema) -> None:
-    """Raise UserError where an attribute is of another type than that of the published images; name unknown ones."""
-    unknown = []
-    for attribute in list(stream.attributes.schema)[1:] if stream.attributes is not None else []:
-        if ATTRIBUTE + attribute.name not in schema.names:
-            unknown.append(attribute.name)
-        elif (published := schema.field(ATTRIBUTE + attribute.name).type) != attribute.type:
-            raise UserError(
-                f"{prefix}: the attribute {attribute.name!r} in the table there is {attribute.type}, that of the "
-                f"published images is {published}: write its values as theirs are; nothing was added."
-            )
-    if unknown:
-        print(f"aecore add: the published images have no attribute {', '.join(unknown)}: left out", file=sys.stderr)
 
 
 def _step(

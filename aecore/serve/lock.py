@@ -17,7 +17,7 @@ from aecore.config import WorkFailed
 def locked(serving: Path) -> Iterator[None]:
     """Hold `serving/.lock`; remove what a killed process left half-made. Raises WorkFailed naming a living holder."""
     artifact.make_directory(serving)
-    with (serving / ".lock").open("a+") as lock:
+    with (serving / artifact.LOCK).open("a+") as lock:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as error:
@@ -27,6 +27,11 @@ def locked(serving: Path) -> Iterator[None]:
         lock.write(str(os.getpid()))
         lock.flush()
         for stale in serving.glob(".*.*"):
-            if stale.is_dir() and not stale.is_symlink() and stale.suffix in (".tmp", ".old"):
+            if stale.is_symlink() or not stale.is_dir():
+                continue
+            name, _, rest = stale.name.removeprefix(".").partition(".")
+            if rest.endswith(".old") and not (serving / name).exists():  # it was about to be replaced
+                os.rename(stale, serving / name)
+            elif rest.endswith((".tmp", "old")):
                 shutil.rmtree(stale)
         yield

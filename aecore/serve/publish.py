@@ -21,7 +21,6 @@ import re
 import shutil
 import sys
 from datetime import UTC, datetime
-from itertools import count
 from pathlib import Path
 from typing import Any
 
@@ -31,9 +30,10 @@ from aecore import artifact, config
 from aecore.artifact import Manifest
 from aecore.config import Runtime, UserError, WorkFailed
 from aecore.embedding import Encoder
-from aecore.search.growth import Growth, growth_folder, verify
+from aecore.search.growth import Growth, growth_folder, sweep, verify
 from aecore.search.searcher import EXTRAS, PARTS, Searcher, Source
 from aecore.serve.lock import locked
+from aecore.serve.mend import mend
 
 KEEP = 3
 """Copies kept: the current one and those that were current last."""
@@ -63,7 +63,8 @@ def publish(root: Path = Path()) -> None:
         whole = _is_whole(copy)
         if not whole:
             _copy(workspace, copy, parts, device)
-        mended = _set_damaged_aside(copy, parts["index"])
+        mended = mend(copy, parts["index"])
+        sweep(copy)
         if whole and not mended and name == previous:
             print(f"{copy} is published and current already: nothing to do")
             return
@@ -75,32 +76,6 @@ def publish(root: Path = Path()) -> None:
     print(f"published {copy} ({parts['data'].facts['count'] + added - gone:,} images)", end="")
     print(f", in place of {previous}" if previous and previous != name else "", end="")
     print(f"; removed {', '.join(removed)}: the last {KEEP} are kept" if removed else f"; the last {KEEP} are kept")
-
-
-def _set_damaged_aside(copy: Path, index: Manifest) -> bool:
-    """Where the growth of a copy is damaged, move it away, and say what is lost: the copy is what was published again.
-
-    Returns whether it was.
-    """
-    lost = "what was added to it is not found any more, and what was removed from it is found again"
-    try:
-        growth = Growth.read(copy, index)
-        if growth.counts != (0, 0):
-            added, removed = growth.counts
-            lost = f"{added:,} added images are not found any more"
-            lost += f", {removed:,} removed ones are found again" if removed else ""
-        verify(copy, growth)
-    except UserError as error:
-        folder = growth_folder(copy)
-        names = (folder.with_name(f"{copy.name}.damaged-{number}") for number in count(1))
-        aside = next(path for path in names if not path.exists())
-        os.rename(folder, aside)
-        reason = str(error).partition(": ")[0]
-        print(f"aecore publish: the growth of {copy} is damaged ({reason}) and was moved to {aside}: {lost}. Add and "
-              f"remove them again (paths and ids: {aside}/segments/*/data/items.parquet), then remove that folder.",
-              file=sys.stderr)  # fmt: skip
-        return True
-    return False
 
 
 def _tell_left_behind(serving: Path, previous: str | None) -> None:
@@ -224,7 +199,7 @@ def _link(source: Path, target: Path) -> None:
 
 def _verify(path: Path) -> None:
     _verify_published(path)
-    verify(path, Growth.read(path, artifact.read_manifest(path / "index", "index")))
+    verify(path, artifact.read_manifest(path / "index", "index"))
 
 
 def _verify_published(path: Path) -> None:
@@ -311,8 +286,8 @@ def _remove_old(serving: Path) -> list[str]:
     removed = sorted(copies - set(latest[:KEEP]) - {_current(serving)})
     for name in removed:
         os.rename(serving / name, serving / f".{name}.old")
+        shutil.rmtree(growth_folder(serving / name), ignore_errors=True)
         shutil.rmtree(serving / f".{name}.old")
-    _remove_orphans(serving)
     return removed
 
 
@@ -320,6 +295,7 @@ def _remove_orphans(serving: Path) -> None:
     """Remove what copies grew by that are gone: the same copy published once more begins anew."""
     for path in (serving / "grown").glob("*"):
         if _is_id(path.name) and not (serving / path.name).is_dir() and path.name != _current(serving):
+            print(f"aecore publish: removed what had been added to {path.name}, which is gone", file=sys.stderr)
             shutil.rmtree(path)
 
 

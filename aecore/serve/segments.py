@@ -39,8 +39,8 @@ LOSSY = 0.25
 
 def append(
     source: Source, searcher: Searcher, items: pa.Table, blocks: Iterable[tuple[np.ndarray, np.ndarray]]
-) -> Searcher:
-    """Add images to the published copy `source`, open as `searcher`, for good, and open it anew; needs the lock.
+) -> None:
+    """Add images to the published copy `source`, open as `searcher`, for good; needs the lock, and `tidied` after it.
 
     `items` is the whole table, `blocks` as in `write_segment`.
     """
@@ -48,20 +48,21 @@ def append(
     name = new_segment(copy)
     write_segment(segment_path(copy, name), searcher.base, len(items), [items], blocks)
     commit(copy, searcher.manifest, [*growth.segments, name], growth.removed)
-    return _tidied(source)
 
 
-def retire(source: Source, searcher: Searcher, positions: np.ndarray) -> Searcher:
-    """Remove the images at `positions` from the published copy, for good, and open it anew; needs the lock."""
+def retire(source: Source, searcher: Searcher, positions: np.ndarray) -> None:
+    """Remove the images at `positions` from the published copy, for good; needs the lock, and `tidied` after it."""
     names, removed = [BASE, *searcher.growth.segments], dict(searcher.growth.removed)
     for place, _, rows in searcher.collection.split(positions):
         removed[names[place]] = np.union1d(searcher.collection.segments[place].removed, rows)
     commit(source.directory, searcher.manifest, list(searcher.growth.segments), removed)
-    return _tidied(source)
 
 
-def _tidied(source: Source) -> Searcher:
-    """Merge segments of a size, write anew those that lost much, and remove what nothing refers to."""
+def tidied(source: Source) -> Searcher:
+    """Merge segments of a size, write anew those that lost much, remove what nobody reads, and open the copy.
+
+    Needs the lock. What the caller still holds open stays until the next time.
+    """
     copy = source.directory
     while True:
         searcher = Searcher.open(source)

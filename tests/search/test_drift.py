@@ -12,9 +12,8 @@ from aecore.search.drift import Drift
 from aecore.search.metric import IndexConfig
 from aecore.search.searcher import Searcher, Source
 from aecore.serve import segments
-from aecore.serve.segments import append, retire
 from tests.search.test_searcher import COUNT, DIM, random_vectors, write
-from tests.serve.test_segments import MODEL, blocks, quick, table  # noqa: F401 (an autouse fixture)
+from tests.serve.test_segments import MODEL, append, blocks, quick, retire, table  # noqa: F401 (an autouse fixture)
 
 SECTION = IndexConfig("cosine", 600, None, 0.9)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import shutil
 import tempfile
 from collections.abc import Iterator
@@ -18,11 +19,11 @@ from hypothesis import strategies as st
 from aecore import artifact
 from aecore.artifact import Manifest
 from aecore.config import WorkFailed
+from aecore.data import items
 from aecore.search import filling, growth, storage
-from aecore.search.growth import Growth
 from aecore.search.searcher import Neighbours, Searcher, Source
 from aecore.serve import segments
-from aecore.serve.segments import append, retire, to_merge
+from aecore.serve.segments import tidied, to_merge
 from tests.search.test_searcher import COUNT, DIM, brute, random_vectors, write
 
 MODEL = Manifest("model", "a" * 64)
@@ -43,7 +44,12 @@ def bases(tmp_path_factory: pytest.TempPathFactory) -> dict[tuple[str, bool], Pa
 
 @pytest.fixture(autouse=True)
 def quick(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Small segments of every kind, merged soon; no waiting for the disk; no model beside the copy."""
+    quickly(monkeypatch)
+
+
+def quickly(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Small segments of every kind and small parts of tables, merged soon; no waiting for the disk; no model there."""
+    monkeypatch.setattr(items, "GROUP", 10)
     monkeypatch.setattr(segments, "FLAT_BELOW", 12)
     monkeypatch.setattr(segments, "SMALL", 4)
     monkeypatch.setattr(segments, "BLOCK", 7)
@@ -51,6 +57,16 @@ def quick(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(artifact, "fsync", lambda path: None)
     read = artifact.read_manifest
     monkeypatch.setattr(artifact, "read_manifest", lambda p, kind: MODEL if kind == "model" else read(p, kind))
+
+
+def append(source: Source, searcher: Searcher, *new: Any) -> Searcher:
+    segments.append(source, searcher, *new)
+    return tidied(source)
+
+
+def retire(source: Source, searcher: Searcher, positions: np.ndarray) -> Searcher:
+    segments.retire(source, searcher, positions)
+    return tidied(source)
 
 
 def table(ids: np.ndarray) -> pa.Table:
@@ -199,43 +215,62 @@ def test_what_nobody_reads_is_swept_and_what_is_read_stays(bases: dict[tuple[str
         ids = np.arange(1000 * number + 1000, 1000 * number + 1004)
         searcher = append(source, searcher, table(ids), blocks(ids, random_vectors(number)[:4]))
     searcher = retire(source, searcher, searcher.collection.positions(np.arange(1, 9)))
-    positions = np.arange(COUNT, COUNT + 8)
-    np.testing.assert_array_equal(reader.collection.pixels(positions), pictures(np.arange(1, 9)))
-    assert [item["path"] for item in reader.collection.items(positions)] == [f"new/{i}.png" for i in range(1, 9)]
     found = reader.search(FEW[:8], 1)
+    reader = reader.collection  # the images alone
+    positions = np.arange(COUNT, COUNT + 8)
+    np.testing.assert_array_equal(reader.pixels(positions), pictures(np.arange(1, 9)))
+    assert [item["path"] for item in reader.items(positions)] == [f"new/{i}.png" for i in range(1, 9)]
     np.testing.assert_array_equal(found.ids[:, 0], np.arange(1, 9))
     assert (folder / f"{held:06d}").is_dir()
 
     del reader
+    (folder / ".000099.1.tmp").mkdir()
+    (folder / "segments/.000099.1.tmp").mkdir()
     growth.sweep(copy)
     current = searcher.growth
     assert {path.name for path in folder.iterdir()} == {"current", "segments", f"{current.number:06d}"}
     assert {path.name for path in (folder / "segments").iterdir()} == set(current.segments)
 
 
+@pytest.mark.parametrize("moment", ["before it is opened", "before it is locked"])
 def test_a_reader_that_meets_a_switch_reads_the_new_generation(
-    bases: dict[tuple[str, bool], Path], monkeypatch: pytest.MonkeyPatch
+    moment: str, bases: dict[tuple[str, bool], Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     copy = bases["cosine", True]
     shutil.rmtree(growth.growth_folder(copy), ignore_errors=True)
     source = Source("published", copy)
     grown = append(source, Searcher.open(source, MODEL), table(np.arange(1, 5)), blocks(np.arange(1, 5), FEW[:4]))
-    count, taken = grown.count, growth._Hold.on.__func__  # type: ignore[attr-defined]
+    count = grown.count
     del grown
     seen = []
 
-    def late(cls: type, generation: Path) -> Any:
-        if not seen:  # between the reader's look at `current` and its lock
-            seen.append(generation)
-            ids = np.arange(11, 14)
-            append(source, Searcher.open(source, MODEL), table(ids), blocks(ids, FEW[8:11]))
-            growth.sweep(copy)
-            assert not generation.exists()
-        return taken(cls, generation)
+    def switch(generation: Path) -> None:
+        seen.append(generation)
+        monkeypatch.undo()
+        quickly(monkeypatch)
+        ids = np.arange(11, 14)
+        append(source, Searcher.open(source, MODEL), table(ids), blocks(ids, FEW[8:11]))
+        growth.sweep(copy)
+        assert not generation.exists()
 
-    monkeypatch.setattr(growth._Hold, "on", classmethod(late))
+    if moment == "before it is opened":
+        taken = growth.Hold.on.__func__  # type: ignore[attr-defined]
+
+        def late(cls: type, generation: Path) -> Any:
+            switch(generation)
+            return taken(cls, generation)
+
+        monkeypatch.setattr(growth.Hold, "on", classmethod(late))
+    else:
+        lock = fcntl.flock
+
+        def waited(file: Any, how: int) -> None:
+            switch(growth.growth_folder(copy) / "000001")
+            lock(file, how)
+
+        monkeypatch.setattr(fcntl, "flock", waited)
     assert Searcher.open(source, MODEL).count == count + 3
-    assert seen
+    assert len(seen) == 1
 
 
 def test_a_name_is_never_given_twice(bases: dict[tuple[str, bool], Path]) -> None:
@@ -323,14 +358,59 @@ def test_a_damaged_growth_is_refused(harm: str, bases: dict[tuple[str, bool], Pa
                 grown / "segments/000001", searcher.base, 20, [table(ids)], blocks(ids, random_vectors(4)[:20])
             )
         with pytest.raises(WorkFailed):
-            opened_and_verified(source)
+            growth.verify(copy, artifact.read_manifest(copy / "index", "index"))
+        with pytest.raises(WorkFailed):
+            Searcher.open(source, MODEL)
 
 
-def opened_and_verified(source: Source) -> Searcher:
-    growth.verify(
-        source.directory, Growth.read(source.directory, artifact.read_manifest(source.path("index"), "index"))
-    )
-    return Searcher.open(source, MODEL)
+def test_nothing_stays_of_what_was_removed(bases: dict[tuple[str, bool], Path]) -> None:
+    copy = bases["cosine", True]
+    shutil.rmtree(growth.growth_folder(copy), ignore_errors=True)
+    source, ids = Source("published", copy), np.arange(1, 9)
+    segments.append(source, Searcher.open(source, MODEL), table(ids), blocks(ids, FEW[:8]))
+    searcher = tidied(source)
+    segments.retire(source, searcher, searcher.collection.positions(ids))
+    del searcher
+    tidied(source)
+    assert not list((growth.growth_folder(copy) / "segments").iterdir())
+
+
+def test_a_generation_that_is_not_current_may_be_damaged(bases: dict[tuple[str, bool], Path]) -> None:
+    copy = bases["cosine", True]
+    shutil.rmtree(growth.growth_folder(copy), ignore_errors=True)
+    source, ids = Source("published", copy), np.arange(1, 9)
+    searcher = append(source, Searcher.open(source, MODEL), table(ids), blocks(ids, FEW[:8]))
+    (searcher.growth.manifest.path / "manifest.json").unlink()  # type: ignore[union-attr, operator]
+    segments.retire(source, searcher, np.array([2]))
+    assert tidied(source).count == COUNT + 7
+
+
+def test_a_segment_never_takes_the_name_of_one_that_is_there(bases: dict[tuple[str, bool], Path]) -> None:
+    copy = bases["cosine", True]
+    shutil.rmtree(growth.growth_folder(copy), ignore_errors=True)
+    source, ids = Source("published", copy), np.arange(1, 5)
+    (growth.growth_folder(copy) / "segments/000001").mkdir(parents=True)  # as a kill leaves it
+    first = append(source, Searcher.open(source, MODEL), table(ids), blocks(ids, FEW[:4]))
+    assert list(first.growth.segments) == ["000002"]
+    second = append(source, first, table(ids + 10), blocks(ids + 10, FEW[10:14]))
+    assert list(second.growth.segments) == ["000002", "000003"]
+    assert second.count == COUNT + 8
+
+
+@pytest.mark.parametrize("harm", ["no link", "elsewhere", "a folder"])
+def test_a_spoilt_link_is_told(harm: str, bases: dict[tuple[str, bool], Path]) -> None:
+    copy = bases["cosine", True]
+    shutil.rmtree(growth.growth_folder(copy), ignore_errors=True)
+    source, ids = Source("published", copy), np.arange(1, 5)
+    append(source, Searcher.open(source, MODEL), table(ids), blocks(ids, FEW[:4]))
+    current = growth.growth_folder(copy) / "current"
+    current.unlink()
+    if harm == "elsewhere":
+        current.symlink_to("nowhere")
+    elif harm == "a folder":
+        current.mkdir()
+    with pytest.raises(WorkFailed, match=r"current does not lead to a generation: .*publish"):
+        Searcher.open(source, MODEL)
 
 
 def test_a_segment_that_cannot_be_written_changes_nothing(
