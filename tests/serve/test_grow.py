@@ -367,7 +367,7 @@ def test_add_killed_at_twenty_random_moments_loses_and_corrupts_nothing(publishe
             kills += 1
         process.wait()
         searcher = Searcher.open(published)
-        growth.verify(published.directory, searcher.growth)
+        growth.verify(published.directory, searcher.manifest)
         assert before <= searcher.count <= base + MORE
         found = searcher.search(searcher.collection.vectors(np.arange(0, base, 7)), 1)
         assert (found.distance == 0).all()
