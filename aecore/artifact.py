@@ -105,6 +105,13 @@ def read_manifest(path: Path, kind: str) -> Manifest:
 
     Small files are hashed too. Raises UserError (nothing there) or WorkFailed (damaged), naming the command to run.
     """
+    manifest = load_manifest(path, kind)
+    verify(path, manifest, deep=False)
+    return manifest
+
+
+def load_manifest(path: Path, kind: str) -> Manifest:
+    """The manifest of the artefact at `path`, whatever became of its files. Raises as `read_manifest` does."""
     path = Path(path)
     again = f"run {way_out(path, kind)}"
     if not (path / MANIFEST).is_file():
@@ -117,15 +124,14 @@ def read_manifest(path: Path, kind: str) -> Manifest:
         raise UserError(f"{path} holds {manifest.kind}, where {kind} was expected.")
     if manifest.schema != SCHEMA:
         raise WorkFailed(f"{path} has schema {manifest.schema}, this program reads {SCHEMA}: {again}.")
-    verify(path, manifest, deep=False)
+    if manifest.digest != _digest(manifest.kind, manifest.facts, manifest.files):
+        raise WorkFailed(f"{path / MANIFEST} does not match its own digest: {again}.")
     return manifest
 
 
 def verify(path: Path, manifest: Manifest, *, deep: bool) -> None:
     """Compare every file with the manifest: its size, and its sha256 where it is small or `deep` is asked."""
     again = f"run {way_out(path, manifest.kind)} again"
-    if manifest.digest != _digest(manifest.kind, manifest.facts, manifest.files):
-        raise WorkFailed(f"{path / MANIFEST} does not match its own digest: {again}.")
     for name, entry in manifest.files.items():
         file = path / name
         if not file.is_file() or file.stat().st_size != entry["size"]:

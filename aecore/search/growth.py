@@ -1,6 +1,6 @@
 """`Growth`: what a published copy has gained and lost since it was made, as a chain of generations.
 
-    serving/grown/<id>/segments/000001/    a segment: data/ embeddings/ index/ (see `aecore.search.segment`)
+    serving/grown/<id>/segments/<name>/    a segment: data/ embeddings/ index/ (see `aecore.search.segment`)
     serving/grown/<id>/000007/             a generation: which segments there are, and the rows removed from each
     serving/grown/<id>/current             symbolic link to the generation that counts, switched in one rename
 
@@ -14,6 +14,7 @@ from __future__ import annotations
 import contextlib
 import fcntl
 import os
+import secrets
 import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -48,7 +49,7 @@ class Hold:
             hold = cls(os.open(generation / artifact.MANIFEST, os.O_RDONLY))
         except FileNotFoundError:
             return None
-        with contextlib.suppress(OSError):  # a file system without locks: then readers must be quick
+        with contextlib.suppress(OSError):  # a file system without locks, on which nothing can grow
             fcntl.flock(hold._descriptor, fcntl.LOCK_SH)
         try:
             same = os.path.samestat(os.fstat(hold._descriptor), os.stat(generation / artifact.MANIFEST))
@@ -87,8 +88,9 @@ class Growth:
             if hold is None and _current(growth_folder(copy)) != number:
                 continue  # it went on growing just now
             manifest = artifact.read_manifest(generation, "growth")
-            artifact.verify(generation, manifest, deep=deep)
             artifact.check_chain(index, manifest)
+            if deep:
+                artifact.verify(generation, manifest, deep=True)
             removed = {segment: np.load(generation / f"{segment}.npy") for segment in manifest.facts["removed"]}
             return cls(number, manifest.facts["segments"], removed, manifest, hold)
 
@@ -107,7 +109,7 @@ class Growth:
         if index.digest != self.segments[segment]:
             raise WorkFailed(
                 f"segment {segment}, which was added, should have index {self.segments[segment][:12]}, but the one "
-                f"there is {index.digest[:12]}: run `python -m aecore publish`."
+                f"there is {index.digest[:12]}: run {artifact.PUBLISH}."
             )
 
 
@@ -121,10 +123,14 @@ def segment_path(copy: Path, name: str) -> Path:
     return growth_folder(copy) / "segments" / name
 
 
-def new_segment(copy: Path) -> str:
-    """A name that no segment has which is there; the caller holds the lock."""
-    folder = growth_folder(copy)
-    return _name(1 + max([_current(folder), *_numbers(folder / "segments")]))
+def new_segment() -> str:
+    """A name that no segment ever had: who has one open shall not read another, even where all of them were removed."""
+    return secrets.token_hex(6)
+
+
+def generation(copy: Path) -> Path:
+    """Folder of the current generation. Raises WorkFailed where none is said to be current."""
+    return growth_folder(copy) / _name(_current(growth_folder(copy)))
 
 
 def commit(copy: Path, index: Manifest, segments: Sequence[str], removed: Mapping[str, np.ndarray]) -> None:
@@ -156,12 +162,15 @@ def sweep(copy: Path) -> None:
         if path.is_dir() and not path.is_symlink():
             shutil.rmtree(path)
     current, used = _current(folder), set[str]()
-    for number in _numbers(folder):
-        if number == current or not _removed(folder / _name(number)):
-            used |= set(artifact.read_manifest(folder / _name(number), "growth").facts["segments"])
-    for number in _numbers(folder / "segments"):
-        if _name(number) not in used:
-            shutil.rmtree(segment_path(copy, _name(number)))
+    try:
+        for number in _numbers(folder):
+            if number == current or not _removed(folder / _name(number)):
+                used |= set(artifact.load_manifest(folder / _name(number), "growth").facts["segments"])
+    except UserError:
+        return  # whose segments they are cannot be told
+    for path in folder.glob("segments/*"):
+        if path.name not in used:
+            shutil.rmtree(path)
 
 
 def damaged(copy: Path, growth: Growth) -> dict[str, str]:
@@ -174,13 +183,13 @@ def damaged(copy: Path, growth: Growth) -> dict[str, str]:
                 artifact.verify(segment_path(copy, name) / part.kind, part, deep=True)
             artifact.check_chain(*parts)
             growth.check(name, parts[-1])
-        except UserError as error:
+        except (UserError, OSError) as error:
             found[name] = str(error)
     return found
 
 
 def verify(copy: Path, index: Manifest) -> None:
-    """Compare all that the copy grew by with its manifests, byte by byte. Raises WorkFailed naming what differs."""
+    """Compare all that the copy grew by with its manifests, byte by byte. Raises as `Growth.read` does."""
     for reason in damaged(copy, Growth.read(copy, index, deep=True)).values():
         raise WorkFailed(reason)
 
@@ -202,18 +211,26 @@ def _removed(generation: Path) -> bool:
 
 def _current(folder: Path) -> int:
     """Number of the current generation. Raises WorkFailed where there are some, but none is said to be current."""
-    current = folder / CURRENT
-    if current.is_symlink() and current.readlink().name.isdecimal():
-        return int(current.readlink().name)
-    if os.path.lexists(current) or _numbers(folder):
-        raise WorkFailed(f"{current} does not lead to a generation: run `python -m aecore publish`.")
-    return 0
+    for _ in range(2):
+        try:
+            name = (folder / CURRENT).readlink().name
+        except FileNotFoundError:
+            if not _numbers(folder):
+                return 0
+            continue  # the first was made just now: look again
+        except OSError:
+            break  # it is no link
+        if name.isdecimal():
+            return int(name)
+    raise WorkFailed(f"{folder / CURRENT} does not lead to a generation: run {artifact.PUBLISH}.")
 
 
 def _numbers(folder: Path) -> list[int]:
-    """Numbers of the generations, or segments, in a folder."""
-    names = (path.name for path in folder.iterdir()) if folder.is_dir() else ()
-    return [int(name) for name in names if name.isdecimal()]
+    """Numbers of the generations there are."""
+    try:
+        return [int(path.name) for path in folder.iterdir() if path.name.isdecimal()]
+    except FileNotFoundError:
+        return []
 
 
 def _name(number: int) -> str:

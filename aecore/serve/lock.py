@@ -32,6 +32,6 @@ def locked(serving: Path) -> Iterator[None]:
             name, _, rest = stale.name.removeprefix(".").partition(".")
             if rest.endswith(".old") and not (serving / name).exists():  # it was about to be replaced
                 os.rename(stale, serving / name)
-            elif rest.endswith((".tmp", "old")):
+            elif rest == "old" or rest.endswith((".tmp", ".old")):
                 shutil.rmtree(stale)
         yield

@@ -84,6 +84,7 @@ def _tell_left_behind(serving: Path, previous: str | None) -> None:
         return
     try:
         index = artifact.read_manifest(serving / previous / "index", "index")
+        mend(serving / previous, index)
         added, removed = Growth.read(serving / previous, index).counts
     except UserError as error:
         print(f"aecore publish: {previous} is damaged ({error}): whether images had been added to it, or removed from "
@@ -123,7 +124,7 @@ def rollback(root: Path = Path()) -> None:
             )
         try:
             _verify(serving / before)
-        except WorkFailed as error:
+        except UserError as error:
             raise WorkFailed(f"{error} (It mends what the workspace holds: bring the artefacts of {before} back there "
                              "with git and DVC first.)") from error  # fmt: skip
         _switch(serving, "rollback", before, now)

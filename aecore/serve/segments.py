@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import sys
 from collections.abc import Iterable, Iterator, Sequence
 from itertools import chain
 from pathlib import Path
@@ -45,7 +46,7 @@ def append(
     `items` is the whole table, `blocks` as in `write_segment`.
     """
     copy, growth = source.directory, searcher.growth
-    name = new_segment(copy)
+    name = new_segment()
     write_segment(segment_path(copy, name), searcher.base, len(items), [items], blocks)
     commit(copy, searcher.manifest, [*growth.segments, name], growth.removed)
 
@@ -59,24 +60,35 @@ def retire(source: Source, searcher: Searcher, positions: np.ndarray) -> None:
 
 
 def tidied(source: Source) -> Searcher:
-    """Merge segments of a size, write anew those that lost much, remove what nobody reads, and open the copy.
+    """Remove what nobody reads, merge segments of a size, write anew those that lost much, and open the copy.
 
-    Needs the lock. What the caller still holds open stays until the next time.
+    Needs the lock. What the caller still holds open stays until the next time. Where the disk is full it says so, and
+    the segments stay as they are.
     """
-    copy = source.directory
-    while True:
-        searcher = Searcher.open(source)
-        added = searcher.collection.segments[1:]
-        lossy = [place for place, segment in enumerate(added) if len(segment.removed) > LOSSY * segment.size]
-        together = lossy[:1] or to_merge([segment.count for segment in added])
-        if not together:
-            sweep(copy)
-            return searcher
-        name = _merged(copy, searcher, together)
-        names = list(searcher.growth.segments)
-        left = [other for place, other in enumerate(names) if place not in together]
-        removed = {segment: rows for segment, rows in searcher.growth.removed.items() if segment in (BASE, *left)}
-        commit(copy, searcher.manifest, [*left, *([name] if name else [])], removed)
+    sweep(source.directory)
+    try:
+        while _merged_some(source):
+            pass
+    except OSError as error:
+        print(f"aecore: segments were not merged ({error}): what comes next does it", file=sys.stderr)
+    sweep(source.directory)
+    return Searcher.open(source)
+
+
+def _merged_some(source: Source) -> bool:
+    """Write one segment in the place of some; False where there are none that should be."""
+    copy, searcher = source.directory, Searcher.open(source)
+    added = searcher.collection.segments[1:]
+    lossy = [place for place, segment in enumerate(added) if len(segment.removed) > LOSSY * segment.size]
+    together = lossy[:1] or to_merge([segment.count for segment in added])
+    if not together:
+        return False
+    name = _merged(copy, searcher, together)
+    names = list(searcher.growth.segments)
+    left = [other for place, other in enumerate(names) if place not in together]
+    removed = {segment: rows for segment, rows in searcher.growth.removed.items() if segment in (BASE, *left)}
+    commit(copy, searcher.manifest, [*left, *([name] if name else [])], removed)
+    return True
 
 
 def write_segment(
@@ -181,7 +193,7 @@ def _merged(copy: Path, searcher: Searcher, together: Sequence[int]) -> str | No
                 yield part.images.rows(some), part.embeddings.rows(some)
 
     tables = chain.from_iterable(part.images.tables(rows) for part, rows in zip(parts, living, strict=True))
-    name = new_segment(copy)
+    name = new_segment()
     write_segment(segment_path(copy, name), searcher.base, count, tables, blocks())
     return name
 

@@ -281,7 +281,7 @@ def test_a_name_is_never_given_twice(bases: dict[tuple[str, bool], Path]) -> Non
     for number in range(10):
         ids = np.arange(100 * number + 1, 100 * number + 4)
         searcher = append(source, searcher, table(ids), blocks(ids, FEW[:3]))
-        given.append(max(searcher.growth.segments))
+        given += searcher.growth.segments
         searcher = retire(source, searcher, searcher.collection.positions(ids))  # the segment is gone again
         assert not searcher.growth.segments
         searcher = retire(source, searcher, np.array([number]))
@@ -340,10 +340,9 @@ def test_a_damaged_growth_is_refused(harm: str, bases: dict[tuple[str, bool], Pa
         searcher, ids = Searcher.open(source, MODEL), np.arange(1, 40)
         searcher = append(source, searcher, table(ids), blocks(ids, random_vectors(3)[:39]))
         searcher = retire(source, searcher, np.array([0, 1]))
-        grown = growth.growth_folder(copy)
-        generation = grown / (grown / "current").readlink()
+        grown, generation, (name,) = growth.growth_folder(copy), growth.generation(copy), searcher.growth.segments
         if harm == "segment":
-            path = grown / "segments/000001/index/index.faiss"
+            path = grown / f"segments/{name}/index/index.faiss"
             path.write_bytes(path.read_bytes()[:-1] + b"x")
         elif harm == "generation":
             (generation / "manifest.json").write_text("{")
@@ -355,7 +354,7 @@ def test_a_damaged_growth_is_refused(harm: str, bases: dict[tuple[str, bool], Pa
         else:
             ids = np.arange(50, 70)
             segments.write_segment(
-                grown / "segments/000001", searcher.base, 20, [table(ids)], blocks(ids, random_vectors(4)[:20])
+                grown / "segments" / name, searcher.base, 20, [table(ids)], blocks(ids, random_vectors(4)[:20])
             )
         with pytest.raises(WorkFailed):
             growth.verify(copy, artifact.read_manifest(copy / "index", "index"))
@@ -385,16 +384,51 @@ def test_a_generation_that_is_not_current_may_be_damaged(bases: dict[tuple[str, 
     assert tidied(source).count == COUNT + 7
 
 
-def test_a_segment_never_takes_the_name_of_one_that_is_there(bases: dict[tuple[str, bool], Path]) -> None:
+def test_a_generation_that_is_read_may_be_damaged(bases: dict[tuple[str, bool], Path]) -> None:
     copy = bases["cosine", True]
     shutil.rmtree(growth.growth_folder(copy), ignore_errors=True)
-    source, ids = Source("published", copy), np.arange(1, 5)
-    (growth.growth_folder(copy) / "segments/000001").mkdir(parents=True)  # as a kill leaves it
-    first = append(source, Searcher.open(source, MODEL), table(ids), blocks(ids, FEW[:4]))
-    assert list(first.growth.segments) == ["000002"]
-    second = append(source, first, table(ids + 10), blocks(ids + 10, FEW[10:14]))
-    assert list(second.growth.segments) == ["000002", "000003"]
-    assert second.count == COUNT + 8
+    source, ids = Source("published", copy), np.arange(1, 9)
+    searcher = append(source, Searcher.open(source, MODEL), table(ids), blocks(ids, FEW[:8]))
+    reader = retire(source, searcher, np.array([2]))
+    (growth.generation(copy) / "base.npy").unlink()
+    (growth.generation(copy) / "base.npy").write_bytes(b"")
+    segments.retire(source, reader, np.array([3]))
+    assert tidied(source).count == COUNT + 6
+
+
+def test_a_full_disk_leaves_segments_as_they_are(
+    bases: dict[tuple[str, bool], Path], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    copy = bases["cosine", True]
+    shutil.rmtree(growth.growth_folder(copy), ignore_errors=True)
+    source, ids = Source("published", copy), np.arange(1, 9)
+    searcher = append(source, Searcher.open(source, MODEL), table(ids), blocks(ids, FEW[:8]))
+
+    def full(*arguments: Any) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(segments, "write_segment", full)
+    searcher = retire(source, searcher, searcher.collection.positions(ids[:4]))
+    assert searcher.count == COUNT + 4
+    assert len(searcher.collection.segments[1].removed) == 4
+    assert "segments were not merged" in capsys.readouterr().err
+
+
+def test_what_cannot_be_opened_is_not_referred_to(
+    bases: dict[tuple[str, bool], Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    copy = bases["cosine", True]
+    shutil.rmtree(growth.growth_folder(copy), ignore_errors=True)
+    source, ids, save = Source("published", copy), np.arange(1, 9), storage.save
+
+    def spoilt(directory: Path, *rest: Any) -> None:
+        save(directory, *rest)
+        (directory / storage.INDEX_FILE).write_bytes(b"nonsense")
+
+    monkeypatch.setattr(storage, "save", spoilt)
+    with pytest.raises(RuntimeError):
+        append(source, Searcher.open(source, MODEL), table(ids), blocks(ids, FEW[:8]))
+    assert Searcher.open(source, MODEL).count == COUNT
 
 
 @pytest.mark.parametrize("harm", ["no link", "elsewhere", "a folder"])
