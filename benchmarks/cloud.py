@@ -104,9 +104,9 @@ class Cloud:
         return codes
 
 
-def opened(folder: Path) -> Searcher:
+def opened(folder: Path, device: str = "cpu") -> Searcher:
     """A workspace's index, as the commands open it."""
-    return Searcher.open(Source("workspace", folder))
+    return Searcher.open(Source("workspace", folder), device=device)
 
 
 def clustered(count: int, dim: int, seed: int = 0) -> Codes:

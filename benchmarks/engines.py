@@ -148,6 +148,12 @@ def ours(cloud: Cloud, threads: int) -> Search:
     return lambda queries, setting: searcher.search(queries, K).ids
 
 
+def ours_gpu(cloud: Cloud, threads: int) -> Search:
+    """The same with a copy of the index on a GPU, as batches are answered."""
+    searcher = opened(cloud.folder, "cuda")
+    return lambda queries, setting: searcher.search(queries, K).ids
+
+
 PROBES = (1, 2, 4, 8, 16, 32)
 ENGINES = [
     Engine("numpy", product, needs="numpy"),
@@ -159,6 +165,7 @@ ENGINES = [
     Engine("FAISS on a GPU, IVF", inverted_gpu, PROBES, "nprobe", most=10**9, gpu=True),
 ]
 TUNED = Engine("aecore", ours, most=10**9, own=True)
+ON_GPU = Engine("aecore on a GPU", ours_gpu, most=10**9, gpu=True, own=True)
 EXACT = Engine("aecore, exact", ours, own=True)
 
 

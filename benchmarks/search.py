@@ -32,7 +32,7 @@ import layers as layering
 import numpy as np
 from cloud import Cloud
 from contest import markdown, write
-from engines import ENGINES, EXACT, JUDGED, TUNED, Engine, K, Process
+from engines import ENGINES, EXACT, JUDGED, ON_GPU, TUNED, Engine, K, Process
 from layers import Layers
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
@@ -95,7 +95,7 @@ def contest(
     cloud: Cloud, exact: Cloud | None, *, batch: int, threads: int, turns: int, seconds: float
 ) -> list[Measured]:
     """Build every engine, one after the other, then let them take turns."""
-    entries = [(engine, cloud) for engine in ENGINES] + [(TUNED, cloud)]
+    entries = [(engine, cloud) for engine in (*ENGINES, TUNED, ON_GPU)]
     entries += [] if exact is None else [(EXACT, exact)]
     truth, ids = Truth.of(cloud), cloud.ids()
     results, processes = list[Measured](), list[Process]()
@@ -168,7 +168,7 @@ def base_rate(results: Sequence[Measured]) -> float:
 def draw(contests: Sequence[tuple[str, Sequence[Measured]]]) -> Figure:
     """Queries a second over recall from DRAWN on, an engine a line, a set of codes a panel."""
     figure = Figure(figsize=(5.2 * len(contests), 4), layout="constrained")
-    names = [engine.name for engine in (*ENGINES, TUNED, EXACT)]
+    names = [engine.name for engine in (*ENGINES, TUNED, ON_GPU, EXACT)]
     for axes, (title, results) in zip(figure.subplots(1, len(contests), squeeze=False)[0], contests, strict=True):
         for number, name in enumerate(names):
             able = [r for r in results if r.engine == name and not r.failure and r.recall >= DRAWN]

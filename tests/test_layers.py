@@ -34,6 +34,7 @@ ONLY_HERE = {
         "aecore/search/recall.py",
         "aecore/search/searcher.py",
         "aecore/search/filling.py",
+        "aecore/search/gpu.py",
         "aecore/search/kinds.py",
         "aecore/search/storage.py",
         "aecore/search/vector_index.py",

@@ -124,7 +124,7 @@ def run(
     source = Source.find(root)
     print(f"aecore query: asking {source}", file=sys.stderr)
     encoder = _encoder(source, runtime) if images else None
-    searcher = Searcher.open(source, encoder.manifest if encoder else None)
+    searcher = Searcher.open(source, encoder.manifest if encoder else None, runtime.device)
     among = let_through(searcher, where)
     k = min(k, searcher.count if among is None else len(among))
     about = {"source": searcher.told(), "metric": searcher.metric, "where": where, "k": k}

@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 
+from aecore.search.gpu import Add
 from aecore.search.kinds import Kind
 from aecore.search.storage import LISTS_FILE, write_index
 
@@ -19,10 +20,20 @@ PART_BYTES = 2**29
 """Bytes of an inverted file that are held in memory: a larger one is filled in parts, which are merged on disk."""
 
 
+def add_with_ids(index: Any, codes: np.ndarray, ids: np.ndarray) -> None:
+    """Put codes into an index, their lists found on the CPU."""
+    index.add_with_ids(codes, ids)
+
+
 def fill(
-    index: Any, kind: Kind, coded: Iterator[tuple[int, np.ndarray]], ids: np.ndarray, folder: Path | None = None
+    index: Any,
+    kind: Kind,
+    coded: Iterator[tuple[int, np.ndarray]],
+    ids: np.ndarray,
+    folder: Path | None = None,
+    add: Add = add_with_ids,
 ) -> None:
-    """Put all codes into the trained, empty `index`; `ids` int64 (n,) are theirs.
+    """Put all codes into the trained, empty `index`, as `add` does; `ids` int64 (n,) are theirs.
 
     With a `folder`, and where they would take more than PART_BYTES, its lists lie in LISTS_FILE there, memory-mapped.
     Such an index must never be added to: FAISS would lose codes of it without a word.
@@ -32,11 +43,11 @@ def fill(
     most = PART_BYTES // kind.bytes
     if folder is None or not kind.lists or len(ids) <= most:
         for first, block in coded:
-            index.add_with_ids(block, ids[first : first + len(block)])
+            add(index, block, ids[first : first + len(block)])
         return
     part, parts = faiss.clone_index(index), list[Path]()
     for first, block in coded:
-        part.add_with_ids(block, ids[first : first + len(block)])
+        add(part, block, ids[first : first + len(block)])
         if part.ntotal >= most or first + len(block) == len(ids):
             parts.append(folder / f"part-{len(parts):05d}.faiss")
             write_index(part, parts[-1])

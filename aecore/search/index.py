@@ -14,7 +14,8 @@ from aecore.artifact import Manifest
 from aecore.config import Runtime, WorkFailed
 from aecore.data.images import Images
 from aecore.search import kinds, storage
-from aecore.search.filling import fill
+from aecore.search.filling import add_with_ids, fill
+from aecore.search.gpu import Gpu, wanted
 from aecore.search.metric import BLOCK, IndexConfig, Vectors, center_of, codes
 from aecore.search.recall import Asked, Truth, choose_queries, exact_neighbours, exactly, recall_of, sample
 from aecore.search.vector_index import NONE, VectorIndex
@@ -92,7 +93,9 @@ def build(
     tuning, measured = (choose_queries(splits, name, random, count) for name in ("validation", "test"))
     asked = [Asked(codes(vectors.rows(chosen.positions), center, metric), ids[chosen.positions], k)
              for chosen, k in ((tuning, 10), (measured, 100))]  # fmt: skip
-    tuned, tested = exact_neighbours(coded(COMPARED), ids, asked, storage.measure_of(metric))
+    gpu = Gpu() if wanted(runtime.device, count) else None
+    knn = gpu.knn if gpu else faiss.knn
+    tuned, tested = exact_neighbours(coded(COMPARED), ids, asked, storage.measure_of(metric), knn)
     if metric == "l2":  # FAISS's sums of squares cancel
         stored = VectorIndex(None, center, lookup, {"metric": metric}, vectors, NONE)
         tuned, tested = exactly(tuned, stored), exactly(tested, stored)
@@ -102,9 +105,11 @@ def build(
         index: Any = kinds.untrained(kind, dim, metric, runtime.seed)
         trained: Any = None
         if kind.lists:
-            index.train(codes(vectors.rows(learnt), center, metric))
+            training_codes = codes(vectors.rows(learnt), center, metric)
+            gpu.train(index, training_codes) if gpu else index.train(training_codes)
             trained = faiss.clone_index(index)
-        fill(index, kind, coded(BLOCK), ids, folder)
+        add = gpu.adding(trained) if gpu and kind.lists else add_with_ids
+        fill(index, kind, coded(BLOCK), ids, folder, add)
         facts = {"metric": metric, "index": kind.name, "refine": REFINED[-1] if kind.is_compressed else 1}
         searched = VectorIndex(index, center, lookup, facts, vectors, NONE)
         if kind.lists:

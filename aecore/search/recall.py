@@ -7,6 +7,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from aecore.search.gpu import Knn
 from aecore.search.vector_index import Candidates, VectorIndex, rescored
 
 QUERIES = 500
@@ -74,16 +75,24 @@ def choose_queries(splits: Mapping[str, np.ndarray], name: str, random: np.rando
 
 
 def exact_neighbours(
-    coded: Iterator[tuple[int, np.ndarray]], ids: np.ndarray, asked: Sequence[Asked], measure: int
+    coded: Iterator[tuple[int, np.ndarray]],
+    ids: np.ndarray,
+    asked: Sequence[Asked],
+    measure: int,
+    knn: Knn | None = None,
 ) -> list[Truth]:
-    """The k nearest of each query, by comparison with every code but its own, in one pass over the blocks."""
+    """The k nearest of each query, by comparison with every code but its own, in one pass over the blocks.
+
+    By `faiss.knn`, or by what else gives the same.
+    """
     import faiss
 
+    knn = knn or faiss.knn
     sign = -1 if measure == faiss.METRIC_INNER_PRODUCT else 1
     found = [(np.empty((len(a.own), 0), np.float32), np.empty((len(a.own), 0), np.int64)) for a in asked]
     for first, block in coded:
         for place, (queries, _, k) in enumerate(asked):
-            near, rows = faiss.knn(queries, block, min(k + 1, len(block)), metric=measure)
+            near, rows = knn(queries, block, min(k + 1, len(block)), metric=measure)
             scores, names = found[place]
             scores, names = np.hstack([scores, near]), np.hstack([names, ids[first + rows]])
             order = np.argsort(sign * scores, axis=1, kind="stable")[:, : k + 1]

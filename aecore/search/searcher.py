@@ -17,6 +17,7 @@ from aecore.artifact import Manifest
 from aecore.config import UserError, WorkFailed
 from aecore.search.clusters import Clusters
 from aecore.search.collection import Collection
+from aecore.search.gpu import ASKED, Gpu, wanted
 from aecore.search.growth import BASE, Growth, segment_path
 from aecore.search.metric import codes, distances
 from aecore.search.segment import Segment
@@ -102,11 +103,12 @@ class Searcher:
         self.metric: Literal["cosine", "l2"] = self.manifest.facts["metric"]
 
     @classmethod
-    def open(cls, source: Source, model: Manifest | None = None) -> Searcher:
+    def open(cls, source: Source, model: Manifest | None = None, device: str = "cpu") -> Searcher:
         """Open and check the chain of digests; `model` is that of the encoder whose codes will be looked for.
 
-        Raises as `artifact.read_manifest` does, and WorkFailed naming both digests where one artefact was not made from
-        the others.
+        `device` as in `run.device`: a GPU pays for many queries (see `aecore.search.gpu`). Raises as
+        `artifact.read_manifest` does, and WorkFailed naming both digests where one artefact was not made from the
+        others.
         """
         model = model or artifact.read_manifest(source.path("model"), "model")
         growth = source.growth(artifact.read_manifest(source.path("index"), "index"))
@@ -117,6 +119,9 @@ class Searcher:
             path = segment_path(source.directory, name)
             segments.append(Segment.open(path.joinpath, used, growth.removed.get(name, NONE), growth.hold))
             growth.check(name, segments[-1].manifest)
+        if wanted(device, sum(segment.size for segment in segments)):
+            gpu = Gpu()
+            segments = [segment if len(segment.removed) else _on(gpu, segment) for segment in segments]
         return cls(Collection(segments), growth, source)
 
     def told(self) -> dict[str, Any]:
@@ -262,3 +267,9 @@ class Searcher:
     def _close(self, distance: np.ndarray) -> np.ndarray:
         """Of distances in ascending order (q, w), which are as far as the next, to rounding; bool (q, w - 1)."""
         return np.asarray(distance[:, 1:] - distance[:, :-1] < self._rounding)
+
+
+def _on(gpu: Gpu, segment: Segment) -> Segment:
+    """The segment with a copy of its index on the GPU."""
+    some = segment.codes(np.arange(min(ASKED, segment.size)))
+    return dataclasses.replace(segment, on_gpu=gpu.copy(segment.index, some, segment.ids))

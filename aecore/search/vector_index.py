@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any, Literal, NamedTuple
 
 import numpy as np
 
+from aecore.search.gpu import MOST, Copy
 from aecore.search.metric import Metric, Vectors, codes, distances
 
 EXACT = "exact"
@@ -52,6 +53,8 @@ class VectorIndex:
     """The raw codes, by row."""
     removed: np.ndarray
     """Rows that do not answer any more, int64 ascending."""
+    on_gpu: Copy | None = field(default=None, kw_only=True)
+    """A copy of the index: it answers where all rows may."""
 
     @property
     def size(self) -> int:
@@ -150,7 +153,10 @@ class VectorIndex:
         return inverted(nprobe=nprobe, **selected)
 
     def _found(self, queries: np.ndarray, k: int, wide: int, allowed: Allowed) -> Candidates:
-        scores, ids = self.index.search(queries, wide, params=self._parameters(allowed))
+        if self.on_gpu is not None and allowed.selector is None and wide <= MOST:
+            scores, ids = self.on_gpu.search(queries, wide)
+        else:
+            scores, ids = self.index.search(queries, wide, params=self._parameters(allowed))
         if not self.is_exact:
             short = np.flatnonzero(ids[:, k - 1] < 0) if k else NONE  # the probed lists held fewer: probe them all
             if len(short):

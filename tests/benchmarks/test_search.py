@@ -114,7 +114,9 @@ def test_real_codes_leave_those_that_ask_out_and_copies_lie_beside_real_ones(
     assert (f"{len(kept):,} of them real" in codes.told) == (count is not None)
 
 
-@pytest.mark.parametrize("engine", [*engines.ENGINES, engines.TUNED, engines.EXACT], ids=lambda engine: engine.name)
+@pytest.mark.parametrize(
+    "engine", [*engines.ENGINES, engines.TUNED, engines.ON_GPU, engines.EXACT], ids=lambda engine: engine.name
+)
 def test_engines_answer_as_brute_force_does(
     engine: engines.Engine, made: tuple[clouds.Cloud, clouds.Cloud], monkeypatch: pytest.MonkeyPatch
 ) -> None:
