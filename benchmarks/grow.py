@@ -57,6 +57,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
             begun = time.perf_counter()
             ids = 2**62 + np.arange(start, start + len(block))
             append(source, searcher, _items(searcher, ids), [(np.zeros((len(block), 1, 1, 1), np.uint8), block)])
+            del searcher  # what it holds cannot be tidied away
             searcher = tidied(source)
             steps.append(time.perf_counter() - begun)
             if number % shown == 0:

@@ -90,16 +90,17 @@ def add(paths: Sequence[str | Path], as_json: bool = False, root: Path = Path())
         named = {name for _, stream in opened if stream.attributes for name in stream.attributes.column_names[1:]}
         if unknown := sorted(named - set(types)):
             print(f"aecore add: the published images have no attribute {', '.join(unknown)}: left out", file=sys.stderr)
+        searcher = Searcher.open(source, encoder.manifest)
         try:
             for prefix, stream in opened:
                 with tqdm(total=stream.total, desc="add", unit=" images", mininterval=0.5, disable=None) as bar:
-                    while _step(source, encoder, prefix, stream, runtime.threads, bar, outcome):
-                        tidied(source)
+                    while _step(source, searcher, encoder, prefix, stream, runtime.threads, bar, outcome):
+                        del searcher  # what it holds cannot be tidied away
+                        searcher = tidied(source, encoder.manifest)
         except BaseException:
             if outcome.added:
                 print(f"aecore add: {outcome.added:,} images were added before this, for good", file=sys.stderr)
             raise
-        searcher = Searcher.open(source, encoder.manifest)
     if not (outcome.added or outcome.known or outcome.duplicates):
         reason = f" ({outcome.rejected[0][0]}: {outcome.rejected[0][1]})" if outcome.rejected else ""
         raise UserError(f"no file of {', '.join(map(str, given))} is an image that can be read{reason}.")
@@ -162,10 +163,16 @@ def _served(root: Path) -> Source:
 
 
 def _step(
-    source: Source, encoder: Encoder, prefix: str, stream: Stream, threads: int, bar: tqdm[Any], outcome: Outcome
+    source: Source,
+    searcher: Searcher,
+    encoder: Encoder,
+    prefix: str,
+    stream: Stream,
+    threads: int,
+    bar: tqdm[Any],
+    outcome: Outcome,
 ) -> bool:
     """Add the next BATCH entries of the stream as a segment; False where there were none left."""
-    searcher = Searcher.open(source, encoder.manifest)
     collection = searcher.collection
     artifact.make_directory(growth_folder(source.directory))
     with tempfile.TemporaryFile(dir=growth_folder(source.directory)) as pixels:

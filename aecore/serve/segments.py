@@ -59,36 +59,37 @@ def retire(source: Source, searcher: Searcher, positions: np.ndarray) -> None:
     commit(source.directory, searcher.manifest, list(searcher.growth.segments), removed)
 
 
-def tidied(source: Source) -> Searcher:
+def tidied(source: Source, model: Manifest | None = None) -> Searcher:
     """Remove what nobody reads, merge segments of a size, write anew those that lost much, and open the copy.
 
-    Needs the lock. What the caller still holds open stays until the next time. Where the disk is full it says so, and
-    the segments stay as they are.
+    Needs the lock; `model` as in `Searcher.open`. What the caller still holds open stays until the next time. Where the
+    disk is full it says so, and the segments stay as they are.
     """
+    searcher = Searcher.open(source, model)
     sweep(source.directory)
     try:
-        while _merged_some(source):
-            pass
+        while together := _to_rewrite(searcher):
+            _rewrite(source.directory, searcher, together)
+            searcher = Searcher.open(source, model)
     except OSError as error:
         print(f"aecore: segments were not merged ({error}): what comes next does it", file=sys.stderr)
+        searcher = Searcher.open(source, model)
     sweep(source.directory)
-    return Searcher.open(source)
+    return searcher
 
 
-def _merged_some(source: Source) -> bool:
-    """Write one segment in the place of some; False where there are none that should be."""
-    copy, searcher = source.directory, Searcher.open(source)
+def _to_rewrite(searcher: Searcher) -> list[int]:
+    """Places, among the segments that were added, of those that one should be written in the place of."""
     added = searcher.collection.segments[1:]
     lossy = [place for place, segment in enumerate(added) if len(segment.removed) > LOSSY * segment.size]
-    together = lossy[:1] or to_merge([segment.count for segment in added])
-    if not together:
-        return False
+    return lossy[:1] or to_merge([segment.count for segment in added])
+
+
+def _rewrite(copy: Path, searcher: Searcher, together: Sequence[int]) -> None:
     name = _merged(copy, searcher, together)
-    names = list(searcher.growth.segments)
-    left = [other for place, other in enumerate(names) if place not in together]
+    left = [other for place, other in enumerate(searcher.growth.segments) if place not in together]
     removed = {segment: rows for segment, rows in searcher.growth.removed.items() if segment in (BASE, *left)}
     commit(copy, searcher.manifest, [*left, *([name] if name else [])], removed)
-    return True
 
 
 def write_segment(
