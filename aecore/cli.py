@@ -258,7 +258,11 @@ def _parser() -> argparse.ArgumentParser:
     finetune.add_argument("--epochs", type=int, default=20, help="epochs of a training (default: 20)")
     finetune.add_argument("--json", action="store_true", help="stable JSON instead of a table")
 
-    commands.add_parser("publish", help="verify the workspace's artefacts and serve a copy of them")
+    commands.add_parser(
+        "publish", help="verify the workspace's artefacts and serve a copy of them", description="Verify the "
+        "workspace's artefacts byte by byte and serve a copy of them. A copy that is served already is verified, too: "
+        "what is damaged is mended, and what of its additions is lost is listed."
+    )  # fmt: skip
     commands.add_parser("rollback", help="serve the copy that was served before")
     add = commands.add_parser(
         "add", help="let more images be found, without a rebuild", description="Encode images with the published model "
