@@ -20,7 +20,8 @@ if TYPE_CHECKING:
 ATTRIBUTE = "attribute."
 """How the columns of `items.parquet` begin that a source's table of attributes gave."""
 
-
+ALIASES = "aliases.parquet"
+"""The table of files with the pixels of an image, as `no_aliases` has it."""
 HASHES = ("sha256", "pixel_hash")
 """Columns of `items.parquet`: the sha256 of the file and of the prepared pixels, in hexadecimal."""
 
@@ -113,6 +114,12 @@ class Images:
             yield from zip(places.take(rows).to_pylist(), (first + rows).tolist(), strict=True)
             first += len(column)
 
+    def aliases(self) -> pa.Table:
+        """The table of files with the pixels of an image: their `id`, `path` and the id of that `item`."""
+        import pyarrow.parquet as pq
+
+        return pq.read_table(self.directory / ALIASES, columns=["id", "path", "item"])
+
     def ids(self) -> np.ndarray:
         """Ids, int64 (n,)."""
         return self._column("id")
@@ -201,3 +208,12 @@ class Images:
 def shard_name(number: int) -> str:
     """File name of a shard of images."""
     return f"images-{number:05d}.npy"
+
+
+def no_aliases() -> pa.Table:
+    """The table of aliases where every image is an item."""
+    import pyarrow as pa
+
+    text = pa.string()
+    kinds = {"id": pa.int64(), "path": text, "batch": text, "sha256": text, "item": pa.int64()}
+    return pa.schema(kinds).empty_table()

@@ -42,6 +42,8 @@ class Found:
     failures: list[int] = field(default_factory=list)  # places in `rejected` that count
     files: int = 0  # entries that count: images, or what promised to be one
     known: int = 0  # files that were not decoded, because what reads them has them already
+    removed: list[int] = field(default_factory=list)  # ids of files of removed images: nothing else is kept of them
+    removed_pixels: set[bytes] = field(default_factory=set)  # their pixel hashes
 
 
 @dataclass(frozen=True)
@@ -58,7 +60,10 @@ class Kept:
 
 
 def deduplicate(found: Found) -> Kept:
-    """Images of equal pixels become one item: that of the earliest batch, in it of the smallest id, then path."""
+    """Images of equal pixels become one item: that of the earliest batch, in it of the smallest id, then path.
+
+    What has the pixels of a removed file is neither item nor alias.
+    """
     n = len(found.paths)
     ids = (_words(found.sha256)[:, 0] >> np.uint64(1)).astype(np.int64)  # `content_id`, of all at once
     hashes = _words(found.pixel_hash)
@@ -78,11 +83,19 @@ def deduplicate(found: Found) -> Kept:
     official[order] = np.maximum.reduceat(copies, np.flatnonzero(first))[group]
 
     place = np.lexsort((path, ids, batch))
+    if found.removed_pixels:
+        stays = [bytes(found.pixel_hash[32 * i : 32 * i + 32]) not in found.removed_pixels for i in place.tolist()]
+        place = place[np.array(stays, dtype=bool)]
     is_item = item_of[place] == place
     items = place[is_item]
     if len(np.unique(ids[items])) != len(items):
         raise WorkFailed("two different images have the same 63-bit id; remove one of them.")  # by chance: never
     return Kept(ids, hashes, items, place[~is_item], item_of, official, batch)
+
+
+def pixel_hash(found: Found, place: int) -> str:
+    """Pixel hash of one of the images, in hexadecimal."""
+    return found.pixel_hash[32 * place : 32 * place + 32].hex()
 
 
 def _words(hashes: bytearray) -> np.ndarray:
@@ -193,15 +206,6 @@ def _groups(parts: Iterable[pa.Table]) -> Iterator[pa.Table]:
             waiting.clear()
     if waiting:
         yield pa.concat_tables(waiting)
-
-
-def no_aliases() -> pa.Table:
-    """The table of aliases where every image is an item."""
-    import pyarrow as pa
-
-    text = pa.string()
-    kinds = {"id": pa.int64(), "path": text, "batch": text, "sha256": text, "item": pa.int64()}
-    return pa.schema(kinds).empty_table()
 
 
 def _labels(found: Found, stream: Source) -> tuple[list[int | None], list[str] | None]:
