@@ -53,13 +53,15 @@ class Removals:
             return cls()
         except UnicodeDecodeError as error:
             raise UserError(f"{path} is not UTF-8 text ({error.reason}): {_MEND}.") from error
-        lines = csv.reader(io.StringIO(text))
-        if tuple(next(lines, ())) != HEAD:
-            raise UserError(f"{path} should begin with the line {','.join(HEAD)}: {_MEND}.")
-        rows = set()
-        for cells in lines:
-            if cells:
-                rows.add(_row(cells, f"{path}, line {lines.line_num}"))
+        rows, lines = set(), csv.reader(io.StringIO(text))
+        try:
+            if tuple(next(lines, ())) != HEAD:
+                raise UserError(f"{path} should begin with the line {','.join(HEAD)}: {_MEND}.")
+            for cells in lines:
+                if cells:
+                    rows.add(_row(cells, f"{path}, line {lines.line_num}"))
+        except csv.Error as error:
+            raise UserError(f"{path}, line {lines.line_num} cannot be read ({error}): {_MEND}.") from error
         return cls(frozenset(rows))
 
     def write(self, path: Path) -> None:

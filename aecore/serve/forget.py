@@ -60,6 +60,15 @@ def known(root: Path) -> Removals:
     return removals
 
 
+def position(searcher: Searcher, item_id: int) -> int:
+    """Position of the image that has this id, or a file with this id. Raises UserError where there is none."""
+    for table in (searcher.base.images.aliases(), searcher.growth.aliases()):
+        items = table["item"].to_numpy()[table["id"].to_numpy() == item_id]
+        if (searcher.collection.positions(items) >= 0).any():
+            return int(searcher.collection.positions(items).max())
+    return searcher.collection.position(item_id)
+
+
 def rows_of(searcher: Searcher, positions: np.ndarray) -> frozenset[Row]:
     """Of images at `positions` the rows of the list: one for each file that has their pixels."""
     items = searcher.collection.items(positions, ["id", "pixel_hash"])

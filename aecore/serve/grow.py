@@ -139,11 +139,10 @@ def remove(ids: Sequence[str | int], where: str | None = None, as_json: bool = F
     with locked(_served(root).directory.parent):
         source, removals = _served(root), forget.known(root)
         print(f"aecore remove: from {source}", file=sys.stderr)
-        forget.enforce(root, source, removals)  # what a kill left undone
+        done = forget.enforce(root, source, removals)  # what a kill left undone
         searcher = Searcher.open(source)
-        collection = searcher.collection
         asked = [parse_id(item_id) for item_id in ids]
-        positions = [collection.position(item_id) for item_id in asked if not _is_gone(item_id, searcher, removals)]
+        positions = [forget.position(searcher, item_id) for item_id in asked if item_id not in removals.ids]
         if where is not None:
             met = searcher.matching(where)
             if not len(met):
@@ -155,12 +154,12 @@ def remove(ids: Sequence[str | int], where: str | None = None, as_json: bool = F
         if len(gone):
             forget.record(root, removals | Removals(forget.rows_of(searcher, gone)))
             retire(source, searcher, gone)
-        del searcher, collection  # what they hold cannot be tidied away
+        del searcher  # what it holds cannot be tidied away
         searcher = tidied(source)
     if as_json:
-        print(json.dumps({"source": searcher.told(), "removed": len(gone), "images": searcher.count}, indent=2))
+        print(json.dumps({"source": searcher.told(), "removed": done + len(gone), "images": searcher.count}, indent=2))
     else:
-        print(f"removed {len(gone):,} images; {searcher.count:,} answer now")
+        print(f"removed {done + len(gone):,} images; {searcher.count:,} answer now")
 
 
 def withdraw(ids: Sequence[str | int], as_json: bool = False, root: Path = Path()) -> None:
@@ -180,14 +179,14 @@ def withdraw(ids: Sequence[str | int], as_json: bool = False, root: Path = Path(
         forget.record(root, left)
         searcher = tidied(source)
     withdrawn = len(removals.images) - len(left.images)
-    if as_json:
-        told = {"source": searcher.told(), "withdrawn": withdrawn, "back": back, "images": searcher.count}
-        print(json.dumps(told, indent=2))
-        return
-    print(f"withdrew {withdrawn:,} removals; {back:,} of the images are found again, {searcher.count:,} answer now")
     if back < withdrawn:
         print("aecore remove: the others are not in this copy any more: `python -m aecore add FILE` brings one back "
               "now, the next `dvc repro` and `publish` those that lie in data.path", file=sys.stderr)  # fmt: skip
+    if as_json:
+        told = {"source": searcher.told(), "withdrawn": withdrawn, "back": back, "images": searcher.count}
+        print(json.dumps(told, indent=2))
+    else:
+        print(f"withdrew {withdrawn:,} removals; {back:,} of the images are found again, {searcher.count:,} answer now")
 
 
 def _restored(copy: Source, files: frozenset[int]) -> int:
@@ -197,11 +196,6 @@ def _restored(copy: Source, files: frozenset[int]) -> int:
     except UserError as error:
         print(f"aecore remove: {copy} stays as it is: {error}", file=sys.stderr)
         return 0
-
-
-def _is_gone(item_id: int, searcher: Searcher, removals: Removals) -> bool:
-    """Whether an image was removed before: the same command may be given again."""
-    return item_id in removals.ids and bool(searcher.collection.positions(np.array([item_id]))[0] < 0)
 
 
 def _served(root: Path) -> Source:

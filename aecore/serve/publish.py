@@ -113,7 +113,7 @@ def _carry_over(
                 f"{told}: bring it back, or run {artifact.PUBLISH} with --leave-behind. Nothing was switched."
             ) from error
         print(f"aecore publish: {told}, and stays behind", file=sys.stderr)
-    if behind:
+    if behind := sorted(behind):
         named = new.directory.parent / f"behind-{previous}.txt"
         artifact.write_text(named, "".join(f"{path}\n" for path in behind))
         more = f", and {len(behind) - SHOWN:,} more ({named} has them all)" if len(behind) > SHOWN else f" ({named})"
