@@ -117,7 +117,7 @@ def _decode_one(
     except Undecodable as error:
         return Removed(item_id, None) if gone else str(error)
     pixel_hash = content_hash(picture.pixels)
-    if gone or pixel_hash in removed.pixels.get(told(preparation), ()) or _was_removed(content, preparation, removed):
+    if gone or (removed.rows and _was_removed(content, pixel_hash, preparation, removed)):
         return Removed(item_id, pixel_hash)
     return sha256, pixel_hash, picture
 
@@ -126,9 +126,9 @@ def _prepared(content: bytes | np.ndarray, preparation: Preparation) -> Decoded:
     return decode(content, preparation) if isinstance(content, bytes) else prepare_array(content, preparation)
 
 
-def _was_removed(content: bytes | np.ndarray, preparation: Preparation, removed: Removals) -> bool:
-    """Whether these are the pixels of an image that was removed while images were prepared in another way."""
-    return any(
+def _was_removed(content: bytes | np.ndarray, pixel_hash: bytes, preparation: Preparation, removed: Removals) -> bool:
+    """Whether these are the pixels of an image that was removed, in this way of preparing them or in an earlier one."""
+    return pixel_hash in removed.pixels.get(told(preparation), ()) or any(
         content_hash(_prepared(content, other).pixels) in hashes for other, hashes in removed.others(preparation)
     )
 
