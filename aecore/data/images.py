@@ -36,6 +36,8 @@ class Images:
         self.shape: tuple[int, int, int] = (facts["channels"], facts["height"], facts["width"])
         self.shard_sizes: list[int] = facts["shards"]
         self.label_names: list[str] | None = facts["labels"]
+        self.split_folders: str = facts.get("split_folders", "never")
+        """As `data.split_folders` was; `never` of images that were prepared before there was one."""
         self._starts = np.concatenate([[0], np.cumsum(self.shard_sizes)]).astype(np.int64)
 
     @classmethod

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import errno
 import math
+import sys
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -18,7 +19,7 @@ from tqdm import tqdm
 from aecore.artifact import writing
 from aecore.config import PREPARED, Runtime, UserError, WorkFailed, require, section
 from aecore.data.decode import Fit, Preparation
-from aecore.data.items import SPLITS, Found, Kept, deduplicate, make_tables, write_shards, write_tables
+from aecore.data.items import SPLITS, Found, Kept, deduplicate, lay_out, make_tables, write_shards, write_tables
 from aecore.data.reading import read_all
 from aecore.data.sources import SourceConfig, open_source
 
@@ -77,6 +78,8 @@ class Summary:
     aliases: int
     rejected: int
     directory: Path
+    layout: str
+    """What folders named after splits were taken for, empty where there are none."""
 
     def __str__(self) -> str:
         counts = ", ".join(f"{self.splits[name]:,} {name}" for name in SPLITS)
@@ -86,8 +89,11 @@ class Summary:
 
 
 def main() -> None:
-    """Run the stage as `params.yaml` says and print one line."""
-    print(prepare(section(SourceConfig, "data"), section(PrepareConfig, "prepare"), section(Runtime, "run")))
+    """Run the stage as `params.yaml` says and print one line; on standard error, what folders were taken for."""
+    summary = prepare(section(SourceConfig, "data"), section(PrepareConfig, "prepare"), section(Runtime, "run"))
+    if summary.layout:
+        print(f"aecore prepare: {summary.layout}", file=sys.stderr)
+    print(summary)
 
 
 def prepare(source: SourceConfig, config: PrepareConfig, runtime: Runtime, directory: Path = PREPARED) -> Summary:
@@ -111,6 +117,7 @@ def _prepare(source: SourceConfig, config: PrepareConfig, runtime: Runtime, dire
         with unsorted.open("wb") as pixels, bar:
             found = read_all(stream.entries, preparation, runtime.threads, pixels, bar)
         _check_found(found, config, source)
+        layout = lay_out(found, stream)
         kept = deduplicate(found)
         split = _assign_splits(found, kept, config.split)
         counts = {name: int((split == i).sum()) for i, name in enumerate(SPLITS)}
@@ -124,8 +131,9 @@ def _prepare(source: SourceConfig, config: PrepareConfig, runtime: Runtime, dire
             "count": len(kept.items), "channels": preparation.channels, "height": preparation.height,
             "width": preparation.width, "fit": preparation.fit, "max_pixels": preparation.max_pixels,
             "shards": shards, "splits": counts, "labels": labels, "aliases": aliases, "rejected": len(found.rejected),
+            "split_folders": source.split_folders,
         }  # fmt: skip
-    return Summary(counts, aliases, len(found.rejected), directory)
+    return Summary(counts, aliases, len(found.rejected), directory, layout)
 
 
 def _check_found(found: Found, config: PrepareConfig, source: SourceConfig) -> None:
@@ -161,9 +169,16 @@ def _assign_splits(found: Found, kept: Kept, split: Split) -> np.ndarray:
 def _check_splits(found: Found, kept: Kept, counts: dict[str, int], split: Split, source: SourceConfig) -> None:
     if all(counts.values()):
         return
+    got = ", ".join(str(counts[name]) for name in SPLITS)
+    if any(found.official):
+        raise WorkFailed(
+            f"training, validation and test need at least one image each and got {got}: the split that {source.path} "
+            "comes in leaves one empty (an image that is in two of its parts counts for validation or test). Add images"
+            + (", or set data.split_folders: never." if found.named else ".")
+        )
     enough = math.ceil(5 / min(split.train, split.validation, split.test))
     raise WorkFailed(
         f"{len(kept.items)} distinct image(s) among {len(found.paths)} in {source.path} are too few: training, "
-        f"validation and test need at least one each and got {', '.join(str(counts[name]) for name in SPLITS)}. "
+        f"validation and test need at least one each and got {got}. "
         f"Three are the least, about {enough} are safe with these shares: add images, or change prepare.split."
     )

@@ -35,6 +35,7 @@ from aecore.data.entry import Source as Stream
 from aecore.data.entry import printable
 from aecore.data.images import Images
 from aecore.data.items import Found, Kept, deduplicate, make_tables
+from aecore.data.layout import named_like_splits
 from aecore.data.paths import refused, streams
 from aecore.data.reading import read_all
 from aecore.embedding import Encoder
@@ -201,7 +202,8 @@ def _items(found: Found, kept: Kept, stream: Stream, prefix: str, searcher: Sear
 
     table = make_tables(found, kept, [ADDED] * len(kept.items), [len(kept.items)], stream)[0]["items"]
     names = searcher.base.images.label_names or []
-    labels = [_label(path, names, stream.packed) if prefix else None for path in table["path"].to_pylist()]
+    below = searcher.base.images.split_folders != "never" and named_like_splits(stream.top_folders or ())
+    labels = [_label(path, names, stream.packed, below) if prefix else None for path in table["path"].to_pylist()]
     columns = {
         "path": pc.binary_join_element_wise(pa.scalar(printable(prefix)), table["path"], ""),
         "label": pa.array([names.index(label) if label in names else None for label in labels], pa.int32()),
@@ -220,9 +222,12 @@ def _items(found: Found, kept: Kept, stream: Stream, prefix: str, searcher: Sear
     )
 
 
-def _label(path: str, names: Sequence[str], packed: bool) -> str | None:
-    """The first folder on the path that is a label already; else the first folder of a tree, none of an archive."""
-    folders = PurePosixPath(path).parts[:-1]
+def _label(path: str, names: Sequence[str], packed: bool, below: bool) -> str | None:
+    """The first folder on the path that is a label already; else the first folder of a tree, none of an archive.
+
+    With `below`, the top folder is a split's and no label.
+    """
+    folders = PurePosixPath(path).parts[:-1][below:]
     known = [name for name in folders if name in names]
     return known[0] if known else folders[0] if folders and not packed else None
 

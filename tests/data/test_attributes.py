@@ -49,7 +49,7 @@ def fill(folder: Path) -> Path:
 def run(source: Path, out: Path, batches: bool = False, max_rejected: float = 0) -> Images:
     values = {"size": 6, "channels": 1, "fit": "crop", "split": {"train": 0.6, "validation": 0.2, "test": 0.2},
               "max_rejected": max_rejected, "max_pixels": 10_000}  # fmt: skip
-    prepare(SourceConfig("folder", str(source), batches), build(PrepareConfig, values, "prepare"),
+    prepare(SourceConfig("folder", str(source), batches, "auto"), build(PrepareConfig, values, "prepare"),
             Runtime(0, 1, "cpu"), out)  # fmt: skip
     return Images.open(out)
 

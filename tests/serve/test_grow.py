@@ -75,6 +75,43 @@ def test_what_was_added_finds_itself_and_is_told_apart(published: Source, capsys
         assert cli.main([command]) == 0, command
 
 
+def test_the_label_of_a_tree_that_comes_in_splits_lies_below_them(published: Source) -> None:
+    def labels(folder: str) -> dict[str, str | None]:
+        add([folder])
+        collection = Searcher.open(published).collection
+        items = collection.items(np.concatenate(list(collection.blocks(999))))
+        return {i["path"].rpartition("/")[0]: i["label_name"] for i in items if i["path"].startswith(f"{folder}/")}
+
+    for number, name in enumerate(("train/disc", "Test/oval", "val", "validation/oval/disc")):
+        draw(Path("more") / name, 2, seed=20 + number)
+    assert labels("more") == {
+        "more/train/disc": "disc", "more/Test/oval": "oval", "more/val": None, "more/validation/oval/disc": "disc"
+    }  # fmt: skip
+    draw(Path("test_only/test/oval"), 2, seed=30)
+    assert labels("test_only") == {"test_only/test/oval": "oval"}
+    for number, name in enumerate(("train/oval", "lorry/red")):  # a train is a vehicle, too
+        draw(Path("others") / name, 2, seed=40 + number)
+    assert labels("others") == {"others/train/oval": "train", "others/lorry/red": "lorry"}
+
+
+def test_folders_of_splits_are_labels_to_add_where_they_are_in_what_is_published(
+    workspace: Path, set_params: Any, capsys: pytest.CaptureFixture[str]
+) -> None:
+    Path("data/raw/shapes/disc").rename("data/raw/shapes/train")
+    Path("data/raw/shapes/square").rename("data/raw/shapes/test")
+    shutil.rmtree("data/raw/shapes/stripes")
+    set_params(data={"split_folders": "never"})
+    for stage in ("prepare", "train", "embed", "index"):
+        assert cli.main([stage]) == 0
+    assert "named after splits, and taken for labels" in capsys.readouterr().err
+    publish()
+    draw(Path("more/train/round"), 2)
+    add(["more"])
+    searcher = Searcher.open(Source.find())
+    items = searcher.collection.items(searcher.matching("split = 'added'"))
+    assert [item["label_name"] for item in items] == ["train", "train"]
+
+
 def test_what_is_there_is_passed_over(published: Source, capsys: pytest.CaptureFixture[str]) -> None:
     draw(Path("more"), 4)
     shutil.copy("data/raw/shapes/disc/000.png", "more/known.png")
