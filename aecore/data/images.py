@@ -8,6 +8,7 @@ from collections.abc import Iterator, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+from unicodedata import normalize
 
 import numpy as np
 
@@ -23,6 +24,14 @@ ATTRIBUTE = "attribute."
 
 HASHES = ("sha256", "pixel_hash")
 """Columns of `items.parquet`: the sha256 of the file and of the prepared pixels, in hexadecimal."""
+
+
+def folded(name: str) -> str:
+    """What names have in common that differ in case alone, or in how Unicode writes a letter: its caseless match.
+
+    SQL's names ignore case, so a table never holds two columns that are equal here.
+    """
+    return normalize("NFD", normalize("NFD", name).casefold())
 
 
 class Images:

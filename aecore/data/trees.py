@@ -21,7 +21,7 @@ from pathlib import Path, PurePosixPath
 from typing import IO, TYPE_CHECKING, cast
 
 from aecore.config import UserError
-from aecore.data.attributes import FILES, read_attributes
+from aecore.data.attributes import is_table, read_attributes
 from aecore.data.decode import SUFFIXES
 from aecore.data.entry import Entry, Source, SplitFolders, Unreadable, rejected
 from aecore.data.layout import taken_for_splits, top_folders
@@ -75,7 +75,7 @@ def folder(
     _require_there(path)
     if not path.is_dir():
         raise UserError(f"data.path {path} is a file; source: folder expects a folder (archives: source: archive).")
-    names = [name for name in _walk(path, "", ()) if name not in FILES]
+    names = [name for name in _walk(path, "", ()) if not is_table(name)]
     if not names:
         raise UserError(f"{path} is an empty folder: put images there, or name another folder.")
     judged = (name for name in names if _judge(name, "") is None and ("/" in name or not batches))

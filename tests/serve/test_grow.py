@@ -247,6 +247,27 @@ def test_an_attribute_of_another_type_is_refused_before_anything_is_written(
     assert len(searcher.matching("split = 'added' and \"attribute.round\"")) == 1
 
 
+def test_an_attribute_of_another_case_is_the_published_one(workspace: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    names = [path.relative_to("data/raw/shapes") for path in sorted(Path("data/raw/shapes").rglob("*.png"))]
+    table = ["path,Größe,round", *(f"{name},klein,{str('disc' in str(name)).lower()}" for name in names)]
+    Path("data/raw/shapes/attributes.csv").write_text("\n".join(table) + "\n", encoding="utf-8")
+    for stage in ("prepare", "train", "embed", "index"):
+        assert cli.main([stage]) == 0
+    publish()
+    draw(Path("more"), 2)
+    named = "path,ROUND,gro\u0308ße\n000.png,false,groß\n./001.png,true,klein\n"
+    Path("more/Attributes.CSV").write_text(named, encoding="utf-8")
+    capsys.readouterr()
+    add(["more"])
+    assert "left out" not in capsys.readouterr().err
+    searcher = Searcher.open(Source.find())
+    assert len(searcher.matching("split = 'added' and \"attribute.round\" and \"attribute.Größe\" = 'klein'")) == 1
+    assert len(searcher.matching("split = 'added' and not \"attribute.round\" and \"attribute.Größe\" = 'groß'")) == 1
+    Path("more/Attributes.CSV").write_text("path,ROUND,Round\n000.png,false,true\n001.png,true,true\n")
+    with pytest.raises(UserError, match=r"Attributes\.CSV has columns 'ROUND' and 'Round', which are one to SQL"):
+        add(["more"])
+
+
 def test_a_workspace_does_not_grow(workspace: Path) -> None:
     draw(Path("more"), 1)
     for change in (lambda: add(["more"]), lambda: remove(["5"])):
