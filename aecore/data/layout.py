@@ -104,7 +104,8 @@ def read_layout(paths: Sequence[str], batches: Sequence[str], *, packed: bool, s
     if taken is None:
         return Layout(labels, [None] * len(labels), _left(tops, split_folders))
     splits = [taken[f[0] if f else NONE] for f in folders]
-    return Layout(labels, splits, _told(tops, taken, any(label is not None for label in labels)))
+    labelled = {f[0] for f, label in zip(folders, labels, strict=True) if label is not None}
+    return Layout(labels, splits, _told(tops, taken, labelled))
 
 
 def _unpack(folders: list[tuple[str, ...]], batches: Sequence[str], *, up_to_splits: bool) -> None:
@@ -119,8 +120,8 @@ def _unpack(folders: list[tuple[str, ...]], batches: Sequence[str], *, up_to_spl
                 folders[i] = folders[i][1:]
 
 
-def _told(tops: Mapping[str, int], taken: Mapping[str, SplitName | None], labelled: bool) -> str:
-    """What was taken for what."""
+def _told(tops: Mapping[str, int], taken: Mapping[str, SplitName | None], labelled: set[str]) -> str:
+    """What was taken for what; in the folders `labelled` there are labels."""
     shown = sorted((top for top in tops if top), key=lambda top: (ORDER.index(split_of(top) or "train"), top))
     parts = [f"{top}/ ({tops[top]:,} images)" for top in shown]
     if any(taken.values()):
@@ -130,7 +131,9 @@ def _told(tops: Mapping[str, int], taken: Mapping[str, SplitName | None], labell
         said += f"; {tops[NONE]:,} in no folder are split by their pixels" if NONE in tops else ""
     else:
         said = f"{', '.join(parts)} is for training, and nothing is for testing: all are split by their pixels"
-    below = "labels from the folders below" if labelled else "no labels, since no folders below tell them apart"
+    bare = ", ".join(f"{top}/" for top in shown if top not in labelled)
+    below = "labels from the folders below" + (f" (none in {bare})" if bare else "")
+    below = below if labelled else "no labels, since no folders below tell them apart"
     return f"{said}; {below}. data.split_folders: never takes the top folders for labels."
 
 

@@ -174,6 +174,8 @@ def _judge(name: str, batch: str) -> Entry | None:
         name.encode()
     except UnicodeEncodeError:
         return rejected(name, batch, "its name is not UTF-8: rename it")
+    if is_table(PurePosixPath(name).name):
+        return rejected(name, batch, "a table of attributes is read at the top of a folder alone", counts=False)
     suffix = PurePosixPath(name).suffix.lower()
     if suffix in UNREAD_SUFFIXES:
         return rejected(name, batch, f"{suffix} is not a format that is read: convert it to PNG or JPEG")

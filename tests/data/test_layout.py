@@ -174,6 +174,13 @@ def test_images_that_lie_in_the_split_folders_themselves_have_no_label(tmp_path:
         run(source, tmp_path / "out", split_folders="always")
 
 
+def test_a_split_without_labels_beside_one_with_them_is_told() -> None:
+    found = layout(["train/cat/1", "train/dog/2", "test/3", "val/4"])
+    assert found.labels == ["cat", "dog", None, None]
+    assert found.splits == ["train", "train", "test", "validation"]
+    assert "labels from the folders below (none in val/, test/)." in found.told
+
+
 def test_batches_are_judged_together_below_their_folders(tmp_path: Path) -> None:
     parts = {"2026-01/train/cat": 20, "2026-01/test/dog": 5, "2026-01/train/dog": 20, "2026-02/test/cat": 5}
     source = tree(tmp_path / "in", parts)

@@ -100,6 +100,17 @@ def test_folder_is_read_in_sorted_order_without_hidden_files(tmp_path: Path) -> 
     assert open_source(SourceConfig("folder", str(tmp_path), False, "auto"), LIMIT).total == 4
 
 
+def test_a_table_of_attributes_that_is_not_read_says_why(tmp_path: Path) -> None:
+    """It is read at the top of a folder: not below, and not in an archive."""
+    put(tmp_path / "in", "a/attributes.csv", "a/x.png")
+    packed = make_archive(tmp_path / "x.zip", {"Attributes.CSV": b"path,x", "a/x.png": png()})
+    for source, path in (("folder", tmp_path / "in"), ("archive", packed)):
+        table, image = sorted(entries(source, path), key=lambda entry: entry.path.endswith("png"))
+        assert reason(table) == "a table of attributes is read at the top of a folder alone"
+        assert not table.counts
+        assert image.read()
+
+
 def test_what_is_no_image_by_name_is_rejected_and_does_not_count(tmp_path: Path) -> None:
     put(tmp_path, "labels.csv", "photo.heic", "README", "x.png")
     found = {e.path: e for e in entries("folder", tmp_path)}

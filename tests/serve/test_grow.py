@@ -89,6 +89,11 @@ def test_the_label_of_a_tree_that_comes_in_splits_lies_below_them(published: Sou
     }  # fmt: skip
     draw(Path("test_only/test/oval"), 2, seed=30)
     assert labels("test_only") == {"test_only/test/oval": "oval"}
+    with zipfile.ZipFile("more.zip", "w") as packed:
+        for name in ("train/disc", "test/oval"):
+            for path in draw(Path("packed") / name, 2, seed=len(name) + 50):
+                packed.write(path, path)
+    assert labels("more.zip") == {"more.zip/packed/train/disc": "disc", "more.zip/packed/test/oval": None}
     for number, name in enumerate(("train/oval", "lorry/red")):  # a train is a vehicle, too
         draw(Path("others") / name, 2, seed=40 + number)
     assert labels("others") == {"others/train/oval": "train", "others/lorry/red": "lorry"}
