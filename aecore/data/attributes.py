@@ -13,7 +13,7 @@ from __future__ import annotations
 import csv as text_csv
 import unicodedata
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -30,7 +30,7 @@ TRUTHS = ({"true": True, "false": False}, {"1": True, "0": False})
 SEPARATORS = {";": "semicolons", "\t": "tabs", "|": "bars"}
 """What other programs put between columns."""
 BLOCK_BYTES = 2**30
-"""A cell of a CSV may be as large."""
+"""The largest part of a CSV that is read at a time; no cell may be larger."""
 
 
 def is_table(name: str) -> bool:
@@ -86,7 +86,7 @@ def _read_csv(file: Path) -> pa.Table:
         csv.ReadOptions(
             column_names=numbers,
             skip_rows_after_names=records,
-            block_size=min(max(file.stat().st_size, 1), BLOCK_BYTES),  # no cell may reach over more than two blocks
+            block_size=min(max(file.stat().st_size, 1), BLOCK_BYTES),  # all at once: a cell may be long
         ),
         csv.ParseOptions(newlines_in_values=True),
         csv.ConvertOptions(column_types=dict.fromkeys(numbers, pa.string()), strings_can_be_null=False),
@@ -126,7 +126,7 @@ def _read_parquet(file: Path) -> pa.Table:
     return pa.Table.from_arrays(columns, names=table.column_names)
 
 
-def _names(file: Path, columns: Sequence[str], known: Iterable[str]) -> list[str]:
+def _names(file: Path, columns: Sequence[str], known: Collection[str]) -> list[str]:
     """The columns' names without spaces around them, and as they are among the `known`, where only the case differs."""
     if len(columns) < 2:
         raise UserError(f"{file} has {len(columns)} column; expected the path of a file, then an attribute or more.")

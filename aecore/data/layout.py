@@ -102,7 +102,8 @@ def read_layout(paths: Sequence[str], batches: Sequence[str], *, packed: bool, s
     labels = [f[depth] if len(f) > depth else None for f in folders]
     labels = labels if len(set(labels)) > 1 else [None] * len(labels)
     if taken is None:
-        return Layout(labels, [None] * len(labels), _left(tops, split_folders))
+        told = _left(tops, split_folders) or ("" if split_folders == "never" else _wrapped(folders))
+        return Layout(labels, [None] * len(labels), told)
     splits = [taken[f[0] if f else NONE] for f in folders]
     labelled = {f[0] for f, label in zip(folders, labels, strict=True) if label is not None}
     return Layout(labels, splits, _told(tops, taken, labelled))
@@ -110,8 +111,10 @@ def read_layout(paths: Sequence[str], batches: Sequence[str], *, packed: bool, s
 
 def _unpack(folders: list[tuple[str, ...]], batches: Sequence[str], *, up_to_splits: bool) -> None:
     """Take one top folder around further folders away, in each batch for itself."""
-    for batch in set(batches):
-        mine = [i for i, b in enumerate(batches) if b == batch]
+    members: dict[str, list[int]] = {}
+    for i, batch in enumerate(batches):
+        members.setdefault(batch, []).append(i)
+    for mine in members.values():
         while len({folders[i][:1] for i in mine}) == 1 and any(len(folders[i]) > 1 for i in mine):
             below = {folders[i][1] for i in mine if len(folders[i]) > 1}
             if up_to_splits and split_of(folders[mine[0]][0]) and taken_for_splits(below, "auto") is None:
@@ -150,3 +153,13 @@ def _left(tops: Mapping[str, int], split_folders: SplitFolders) -> str:
     if "train" not in splits.values():
         return f"{said}, since none is for training."
     return f"{said}, since {others[0]!r} beside them is none: move it elsewhere if they shall be kept as the split."
+
+
+def _wrapped(folders: Sequence[tuple[str, ...]]) -> str:
+    """That a split lies one folder deeper than where it would be kept."""
+    below = {f[1] if len(f) > 1 else NONE for f in folders}
+    taken = taken_for_splits(below, "auto")
+    if len({f[:1] for f in folders}) != 1 or not taken or not any(taken.values()):
+        return ""
+    named = ", ".join(f"{top}/" for top in sorted(below - {NONE}))
+    return f"{named}: named after splits, but in {folders[0][0]!r}; let data.path lead there if they shall be kept."

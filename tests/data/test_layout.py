@@ -14,6 +14,7 @@ import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
+from aecore.artifact import read_manifest
 from aecore.config import Runtime, UserError, WorkFailed, build
 from aecore.data import prepare as stage
 from aecore.data.entry import SplitFolders
@@ -232,6 +233,20 @@ def test_folders_that_are_taken_for_labels_although_named_after_splits_are_told(
     assert bool(told) == bool(found.told)
 
 
+def test_a_split_in_a_folder_of_its_own_is_told() -> None:
+    paths = ["pets/train/cat/1", "pets/test/cat/2", "pets/train/dog/3"]
+    found = layout(paths)
+    assert (found.labels, found.splits) == ([None] * 3, [None] * 3)
+    assert (
+        found.told
+        == "test/, train/: named after splits, but in 'pets'; let data.path lead there if they shall be kept."
+    )
+    for others in (["birds/train/1"], ["0.png"]):
+        assert layout([*paths, *others]).told == ""
+    assert layout(paths, split_folders="never").told == ""
+    assert layout(["pets/train/cat/1", "pets/cover.png"]).told == ""
+
+
 def test_never_takes_them_for_labels_and_says_so(tmp_path: Path) -> None:
     summary = run(tree(tmp_path / "in", COUNTS), tmp_path / "out", split_folders="never")
     assert {(path.split("/")[0], label) for path, _, label in shown(tmp_path / "out")} == {
@@ -297,6 +312,11 @@ def test_it_is_the_same_twice_and_part_of_what_is_prepared(tmp_path: Path) -> No
         run(source, out)
     first, second = ({p.name: p.read_bytes() for p in out.iterdir()} for out in made)
     assert first == second
+    run(source, tmp_path / "never", split_folders="never")
+    taken, left = (read_manifest(tmp_path / name, "data") for name in ("one", "never"))
+    assert (taken.facts["split_folders"], left.facts["split_folders"]) == ("auto", "never")
+    assert taken.digest != left.digest
+    assert taken.facts["splits"] == {"train": 40, "validation": 5, "test": 10}
 
 
 def test_prepare_says_it_on_standard_error(
