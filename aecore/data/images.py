@@ -8,6 +8,7 @@ from collections.abc import Iterator, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+from unicodedata import normalize
 
 import numpy as np
 
@@ -26,6 +27,14 @@ HASHES = ("sha256", "pixel_hash")
 """Columns of `items.parquet`: the sha256 of the file and of the prepared pixels, in hexadecimal."""
 
 
+def folded(name: str) -> str:
+    """What names have in common that differ in case alone, or in how Unicode writes a letter: its caseless match.
+
+    SQL's names ignore case, so a table never holds two columns that are equal here.
+    """
+    return normalize("NFD", normalize("NFD", name).casefold())
+
+
 class Images:
     """Prepared images in shard order; position i is row i of `items` and the i-th image counted over the shards."""
 
@@ -37,6 +46,8 @@ class Images:
         self.shape: tuple[int, int, int] = (facts["channels"], facts["height"], facts["width"])
         self.shard_sizes: list[int] = facts["shards"]
         self.label_names: list[str] | None = facts["labels"]
+        self.split_folders: str = facts.get("split_folders", "never")
+        """As `data.split_folders` was; `never` of images that were prepared before there was one."""
         self._starts = np.concatenate([[0], np.cumsum(self.shard_sizes)]).astype(np.int64)
 
     @classmethod

@@ -15,7 +15,7 @@ import numpy as np
 from aecore.config import WorkFailed
 from aecore.data.entry import Source
 from aecore.data.images import ATTRIBUTE, shard_name
-from aecore.data.trees import folder_labels
+from aecore.data.layout import read_layout
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -36,6 +36,7 @@ class Found:
     sha256: bytearray = field(default_factory=bytearray)  # n * 32
     pixel_hash: bytearray = field(default_factory=bytearray)  # n * 32
     labels: list[int | None] = field(default_factory=list)
+    named: list[str | None] = field(default_factory=list)  # labels by name, where folders give them: see `lay_out`
     official: bytearray = field(default_factory=bytearray)  # 0 none, else 1 + place in SPLITS
     sizes: list[tuple[int, int]] = field(default_factory=list)  # width, height
     rejected: list[tuple[str, str, str]] = field(default_factory=list)  # path, batch, reason
@@ -57,6 +58,19 @@ class Kept:
     item_of: np.ndarray  # int64 (n,): the place of the item that stands for each image
     official: np.ndarray  # uint8 (n,): of the item, the official split of any of its copies; test wins
     batch: np.ndarray  # int64 (n,): rank of the batch
+
+
+def lay_out(found: Found, stream: Source) -> str:
+    """Take the labels and splits of files from their folders; return what was taken for what, empty if nothing to tell.
+
+    Raises UserError where `data.split_folders` is always, and they are none.
+    """
+    if stream.split_folders is None:
+        return ""
+    layout = read_layout(found.paths, found.batches, packed=stream.packed, split_folders=stream.split_folders)
+    found.named = layout.labels
+    found.official = bytearray(0 if split is None else 1 + SPLITS.index(split) for split in layout.splits)
+    return layout.told
 
 
 def deduplicate(found: Found) -> Kept:
@@ -213,10 +227,9 @@ def _labels(found: Found, stream: Source) -> tuple[list[int | None], list[str] |
         return found.labels, list(stream.labels)
     if any(label is not None for label in found.labels):
         return found.labels, [str(i) for i in range(1 + max(label or 0 for label in found.labels))]
-    named = folder_labels(found.paths, found.batches, packed=stream.packed)
-    names = sorted({name for name in named if name is not None})
+    names = sorted({name for name in found.named if name is not None})
     number = {name: i for i, name in enumerate(names)}
-    return [None if name is None else number[name] for name in named], names or None
+    return [None if name is None else number[name] for name in found.named] or found.labels, names or None
 
 
 def _attributes(stream: Source, paths: list[str]) -> dict[str, Any]:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import errno
 import math
+import sys
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -18,7 +19,7 @@ from tqdm import tqdm
 from aecore.artifact import writing
 from aecore.config import PREPARED, REMOVED, Runtime, UserError, WorkFailed, require, section
 from aecore.data.decode import Fit, Preparation
-from aecore.data.items import SPLITS, Found, Kept, deduplicate, make_tables, write_shards, write_tables
+from aecore.data.items import SPLITS, Found, Kept, deduplicate, lay_out, make_tables, write_shards, write_tables
 from aecore.data.reading import read_all
 from aecore.data.removed import Removals
 from aecore.data.sources import SourceConfig, open_source
@@ -79,6 +80,8 @@ class Summary:
     rejected: int
     removed: int
     directory: Path
+    layout: str
+    """What folders named after splits were taken for, empty where there are none."""
 
     def __str__(self) -> str:
         counts = ", ".join(f"{self.splits[name]:,} {name}" for name in SPLITS)
@@ -89,10 +92,12 @@ class Summary:
 
 
 def main() -> None:
-    """Run the stage as `params.yaml` says and print one line."""
-    removed = Removals.read(REMOVED)
-    print(prepare(section(SourceConfig, "data"), section(PrepareConfig, "prepare"), section(Runtime, "run"),
-                  removed=removed))  # fmt: skip
+    """Run the stage as `params.yaml` says and print one line; on standard error, what folders were taken for."""
+    source, config, runtime = section(SourceConfig, "data"), section(PrepareConfig, "prepare"), section(Runtime, "run")
+    summary = prepare(source, config, runtime, removed=Removals.read(REMOVED))
+    if summary.layout:
+        print(f"aecore prepare: {summary.layout}", file=sys.stderr)
+    print(summary)
 
 
 def prepare(
@@ -127,6 +132,7 @@ def _prepare(
         with unsorted.open("wb") as pixels, bar:
             found = read_all(stream.entries, preparation, runtime.threads, pixels, bar, removed=removed)
         _check_found(found, config, source)
+        layout = lay_out(found, stream)
         kept = deduplicate(found)
         split = _assign_splits(found, kept, config.split)
         counts = {name: int((split == i).sum()) for i, name in enumerate(SPLITS)}
@@ -141,9 +147,9 @@ def _prepare(
             "count": len(kept.items), "channels": preparation.channels, "height": preparation.height,
             "width": preparation.width, "fit": preparation.fit, "max_pixels": preparation.max_pixels,
             "shards": shards, "splits": counts, "labels": labels, "aliases": aliases, "rejected": len(found.rejected),
-            "removed": gone, "removals": removed.digest,
+            "removed": gone, "removals": removed.digest, "split_folders": source.split_folders,
         }  # fmt: skip
-    return Summary(counts, aliases, len(found.rejected), gone, directory)
+    return Summary(counts, aliases, len(found.rejected), gone, directory, layout)
 
 
 def _check_found(found: Found, config: PrepareConfig, source: SourceConfig) -> None:
@@ -181,9 +187,16 @@ def _assign_splits(found: Found, kept: Kept, split: Split) -> np.ndarray:
 def _check_splits(found: Found, kept: Kept, counts: dict[str, int], split: Split, source: SourceConfig) -> None:
     if all(counts.values()):
         return
+    got = ", ".join(str(counts[name]) for name in SPLITS)
+    if any(found.official):
+        raise WorkFailed(
+            f"training, validation and test need at least one image each and got {got}: the split that {source.path} "
+            "comes in leaves one empty (an image that is in two of its parts counts for validation or test). Add images"
+            + (", or set data.split_folders: never." if found.named else ".")
+        )
     enough = math.ceil(5 / min(split.train, split.validation, split.test))
     raise WorkFailed(
         f"{len(kept.items)} distinct image(s) among {len(found.paths)} in {source.path} are too few: training, "
-        f"validation and test need at least one each and got {', '.join(str(counts[name]) for name in SPLITS)}. "
+        f"validation and test need at least one each and got {got}. "
         f"Three are the least, about {enough} are safe with these shares: add images, or change prepare.split."
     )

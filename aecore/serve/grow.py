@@ -33,6 +33,7 @@ from aecore.data.entry import Source as Stream
 from aecore.data.entry import printable
 from aecore.data.images import Images
 from aecore.data.items import Found, Kept, deduplicate, make_tables
+from aecore.data.layout import named_like_splits
 from aecore.data.paths import refused, streams
 from aecore.data.reading import read_all
 from aecore.data.removed import Removals
@@ -244,13 +245,17 @@ def _tables(found: Found, kept: Kept, stream: Stream, prefix: str, searcher: Sea
         tables[name] = tables[name].set_column(tables[name].column_names.index("path"), "path", paths)
     items, names = tables["items"], searcher.base.images.label_names or []
     paths = [path.removeprefix(printable(prefix)) for path in items["path"].to_pylist()]
-    labels = [_label(path, names, stream.packed) if prefix else None for path in paths]
+    below = searcher.base.images.split_folders != "never" and named_like_splits(stream.top_folders or ())
+    labels = [_label(path, names, stream.packed, below) if prefix else None for path in paths]
     items = items.set_column(items.column_names.index("label_name"), "label_name", pa.array(labels, pa.string()))
     return items, tables["aliases"]
 
 
-def _label(path: str, names: Sequence[str], packed: bool) -> str | None:
-    """The first folder on the path that is a label already; else the first folder of a tree, none of an archive."""
-    folders = PurePosixPath(path).parts[:-1]
+def _label(path: str, names: Sequence[str], packed: bool, below: bool) -> str | None:
+    """The first folder on the path that is a label already; else the first folder of a tree, none of an archive.
+
+    With `below`, the top folder is a split's and no label.
+    """
+    folders = PurePosixPath(path).parts[:-1][below:]
     known = [name for name in folders if name in names]
     return known[0] if known else folders[0] if folders and not packed else None

@@ -38,7 +38,7 @@ def other_file(number: int) -> bytes:
 
 
 def run(path: Path, out: Path, *removed: Row, **changes: Any) -> stage.Summary:
-    source = SourceConfig("folder", str(path), False)
+    source = SourceConfig("folder", str(path), False, "auto")
     config = build(PrepareConfig, VALUES | changes, "prepare")
     return stage.prepare(source, config, Runtime(0, 2, "cpu"), out, Removals(frozenset(removed)))
 
@@ -173,7 +173,7 @@ def test_an_image_given_as_an_array_stays_away(tmp_path: Path) -> None:
     item_id = content_id(content_hash(images[7]))
     config = build(PrepareConfig, VALUES, "prepare")
     row = Row(item_id, item_id, "", "1x6x6 crop")
-    summary = stage.prepare(SourceConfig("fashion_mnist_10k", str(source), False), config, Runtime(0, 1, "cpu"),
+    summary = stage.prepare(SourceConfig("fashion_mnist_10k", str(source), False, "auto"), config, Runtime(0, 1, "cpu"),
                             tmp_path / "out", Removals(frozenset([row])))  # fmt: skip
     assert summary.removed == 1
     assert "images-idx3-ubyte.gz#7" not in paths(tmp_path / "out")

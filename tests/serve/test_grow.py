@@ -75,6 +75,48 @@ def test_what_was_added_finds_itself_and_is_told_apart(published: Source, capsys
         assert cli.main([command]) == 0, command
 
 
+def test_the_label_of_a_tree_that_comes_in_splits_lies_below_them(published: Source) -> None:
+    def labels(folder: str) -> dict[str, str | None]:
+        add([folder])
+        collection = Searcher.open(published).collection
+        items = collection.items(np.concatenate(list(collection.blocks(999))))
+        return {i["path"].rpartition("/")[0]: i["label_name"] for i in items if i["path"].startswith(f"{folder}/")}
+
+    for number, name in enumerate(("train/disc", "Test/oval", "val", "validation/oval/disc")):
+        draw(Path("more") / name, 2, seed=20 + number)
+    assert labels("more") == {
+        "more/train/disc": "disc", "more/Test/oval": "oval", "more/val": None, "more/validation/oval/disc": "disc"
+    }  # fmt: skip
+    draw(Path("test_only/test/oval"), 2, seed=30)
+    assert labels("test_only") == {"test_only/test/oval": "oval"}
+    with zipfile.ZipFile("more.zip", "w") as packed:
+        for name in ("train/disc", "test/oval"):
+            for path in draw(Path("packed") / name, 2, seed=len(name) + 50):
+                packed.write(path, path)
+    assert labels("more.zip") == {"more.zip/packed/train/disc": "disc", "more.zip/packed/test/oval": None}
+    for number, name in enumerate(("train/oval", "lorry/red")):  # a train is a vehicle, too
+        draw(Path("others") / name, 2, seed=40 + number)
+    assert labels("others") == {"others/train/oval": "train", "others/lorry/red": "lorry"}
+
+
+def test_folders_of_splits_are_labels_to_add_where_they_are_in_what_is_published(
+    workspace: Path, set_params: Any, capsys: pytest.CaptureFixture[str]
+) -> None:
+    Path("data/raw/shapes/disc").rename("data/raw/shapes/train")
+    Path("data/raw/shapes/square").rename("data/raw/shapes/test")
+    shutil.rmtree("data/raw/shapes/stripes")
+    set_params(data={"split_folders": "never"})
+    for stage in ("prepare", "train", "embed", "index"):
+        assert cli.main([stage]) == 0
+    assert "named after splits, and taken for labels" in capsys.readouterr().err
+    publish()
+    draw(Path("more/train/round"), 2)
+    add(["more"])
+    searcher = Searcher.open(Source.find())
+    items = searcher.collection.items(searcher.matching("split = 'added'"))
+    assert [item["label_name"] for item in items] == ["train", "train"]
+
+
 def test_what_is_there_is_passed_over(published: Source, capsys: pytest.CaptureFixture[str]) -> None:
     draw(Path("more"), 4)
     shutil.copy("data/raw/shapes/disc/000.png", "more/known.png")
@@ -214,6 +256,27 @@ def test_an_attribute_of_another_type_is_refused_before_anything_is_written(
     assert "no attribute new: left out" in capsys.readouterr().err
     searcher = Searcher.open(published)
     assert len(searcher.matching("split = 'added' and \"attribute.round\"")) == 1
+
+
+def test_an_attribute_of_another_case_is_the_published_one(workspace: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    names = [path.relative_to("data/raw/shapes") for path in sorted(Path("data/raw/shapes").rglob("*.png"))]
+    table = ["path,Größe,round", *(f"{name},klein,{str('disc' in str(name)).lower()}" for name in names)]
+    Path("data/raw/shapes/attributes.csv").write_text("\n".join(table) + "\n", encoding="utf-8")
+    for stage in ("prepare", "train", "embed", "index"):
+        assert cli.main([stage]) == 0
+    publish()
+    draw(Path("more"), 2)
+    named = "path,ROUND,gro\u0308ße\n000.png,false,groß\n./001.png,true,klein\n"
+    Path("more/Attributes.CSV").write_text(named, encoding="utf-8")
+    capsys.readouterr()
+    add(["more"])
+    assert "left out" not in capsys.readouterr().err
+    searcher = Searcher.open(Source.find())
+    assert len(searcher.matching("split = 'added' and \"attribute.round\" and \"attribute.Größe\" = 'klein'")) == 1
+    assert len(searcher.matching("split = 'added' and not \"attribute.round\" and \"attribute.Größe\" = 'groß'")) == 1
+    Path("more/Attributes.CSV").write_text("path,ROUND,Round\n000.png,false,true\n001.png,true,true\n")
+    with pytest.raises(UserError, match=r"Attributes\.CSV has columns 'ROUND' and 'Round', which are one to SQL"):
+        add(["more"])
 
 
 def test_a_workspace_does_not_grow(workspace: Path) -> None:
