@@ -129,7 +129,9 @@ def _opened(root: Path, paths: list[str], max_pixels: int) -> Iterator[Iterator[
 def _members(file: Path, names: set[str], limit: int) -> Iterator[Entry]:
     """The members of an archive that have these names, up to where it is damaged."""
     with contextlib.suppress(UserError):
-        yield from (entry for entry in archive(file, limit, batches=False).entries if entry.path in names)
+        yield from (
+            entry for entry in archive(file, limit, batches=False, split_folders="never").entries if entry.path in names
+        )
 
 
 def _is_archive(path: Path) -> bool:
