@@ -24,8 +24,9 @@ from aecore.models.device import choose_device
 from aecore.models.recipe import read_recipe
 from aecore.training.checkpoint import checkpoint
 from aecore.training.engine import choose_precision, reconstruction_mse
-from aecore.training.fit import History, TrainConfig, fit, reconstruction_grid
+from aecore.training.fit import History, fit, reconstruction_grid
 from aecore.training.ranks import Ranks, joined, leaving_a_verdict, start, started_by_torchrun
+from aecore.training.settings import TrainConfig
 from aecore.training.solve import channel_moments, solve_pca, solve_whitening
 
 
