@@ -19,6 +19,7 @@ from aecore.artifact import writing
 from aecore.config import PREPARED, Runtime, UserError, WorkFailed, require, section
 from aecore.data.decode import Fit, Preparation
 from aecore.data.items import SPLITS, Found, Kept, deduplicate, make_tables, write_shards, write_tables
+from aecore.data.listing import Listing
 from aecore.data.reading import read_all
 from aecore.data.sources import SourceConfig, open_source
 
@@ -106,6 +107,8 @@ def _prepare(source: SourceConfig, config: PrepareConfig, runtime: Runtime, dire
     stream = open_source(source, limit=8 * config.max_pixels + 2**20)  # 16-bit RGBA, uncompressed, and its header
     facts: dict[str, Any] = {}
     with writing(directory, "data", facts=facts) as temporary:
+        if stream.files:
+            facts["listing"] = Listing.of(stream.files).save(temporary)
         unsorted = temporary / "unsorted"
         bar = tqdm(total=stream.total, desc="prepare", unit=" images", mininterval=0.5, disable=None)
         with unsorted.open("wb") as pixels, bar:

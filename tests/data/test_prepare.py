@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import dataclasses
 import errno
 import hashlib
 import io
@@ -218,7 +219,10 @@ def test_zip_tar_and_folder_give_the_same_shards(tmp_path: Path) -> None:
     run(source, tmp_path / "folder")
     run(tmp_path / "x.zip", tmp_path / "zip", source="archive")
     run(tmp_path / "x.tar.gz", tmp_path / "tar", source="archive")
-    assert files(tmp_path / "folder") == files(tmp_path / "tar")
+    of_the_source = ("listing.npy", "manifest.json")
+    same = [{name: content for name, content in files(tmp_path / made).items() if name not in of_the_source}
+            for made in ("folder", "tar")]  # fmt: skip
+    assert same[0] == same[1]
     assert files(tmp_path / "folder")["images-00000.npy"] == files(tmp_path / "zip")["images-00000.npy"]
     assert [row["label_name"] for row in rows(tmp_path / "folder")] == [r["label_name"] for r in rows(tmp_path / "zip")]
 
@@ -316,7 +320,7 @@ def test_few_chunks_are_in_flight(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
                 most[0] = max(most[0], opened[0] - recorded[0])
                 yield entry
 
-        return type(stream)(count(), stream.total, stream.labels, stream.packed)
+        return dataclasses.replace(stream, entries=count())
 
     def counted_record(*args: Any) -> None:
         recorded[0] += 1
@@ -352,7 +356,7 @@ def test_few_bytes_are_in_flight(most: int, tmp_path: Path, monkeypatch: pytest.
                 reached[0] = max(reached[0], held[0])
                 yield entry
 
-        return type(stream)(count(), stream.total, stream.labels, stream.packed)
+        return dataclasses.replace(stream, entries=count())
 
     def counted_record(found: Any, entry: Any, *rest: Any) -> None:
         held[0] -= entry.held + 36
