@@ -72,12 +72,14 @@ def run(as_json: bool) -> None:
 
 def check() -> Report:
     """Look at everything. Raises UserError only where there is no params.yaml, or none that can be read as YAML."""
-    values, report = config.load_yaml(PARAMS), Report()
-    made = read_sections(values, report.faults)
-    recipe = read_recipe(values.get("train"), report.faults)
+    report = Report()
+    values = sections(config.load_yaml(PARAMS), report.faults)
+    read = {name: config.read(SECTIONS[name], *found, report.faults) for name, found in values.items()}
+    made: dict[str, Any] = {name: section for name, section in read.items() if section is not None}
+    recipe = read_recipe(values, report.faults)
     report.faults += misfits(made, recipe)
     report.faults += missing_gpus(made, recipe)
-    place = made["data"].path if "data" in made else _value(values.get("data"), "path", str)
+    place = made["data"].path if "data" in made else _value(values, "data", "path", str)
     if place:
         report.data = place
         look_at_data(Path(place), made, report)
@@ -85,28 +87,27 @@ def check() -> Report:
     return report
 
 
-def read_sections(values: Mapping[str, Any], faults: list[str]) -> dict[str, Any]:
-    """Every section that can be read, as the dataclass of its stage; what is wrong with any goes to `faults`."""
+def sections(values: Mapping[Any, Any], faults: list[str]) -> dict[str, tuple[Any, str]]:
+    """What stands in each section, and what an error calls its place; which are missing or not known: to `faults`."""
     given, missing = config.spelled(values, SECTIONS, SECTIONS)
     for key in values:
         if key not in SECTIONS:
-            faults.append(f"{PARAMS}: section {str(key)!r} is not known{config.hint(key, SECTIONS)}.")
+            faults.append(f"{PARAMS}: section {str(key)!r} is not known{config.did_you_mean(key, SECTIONS)}.")
     faults += [f"{PARAMS}: section {name!r} is missing." for name in missing]
-    read = {name: config.read(SECTIONS[name], values[key], f"{PARAMS}: {key}", faults) for name, key in given.items()}
-    return {name: section for name, section in read.items() if section is not None}
+    return {name: (values[key], f"{PARAMS}: {key}") for name, key in given.items()}
 
 
-def read_recipe(train: Any, faults: list[str]) -> Recipe | None:
+def read_recipe(values: Mapping[str, tuple[Any, str]], faults: list[str]) -> Recipe | None:
     """The recipe that the section `train` names, with its overrides, whatever else is wrong with that section."""
-    name, overrides = _value(train, "recipe", str), _value(train, "overrides", Mapping)
+    name, overrides = _value(values, "train", "recipe", str), _value(values, "train", "overrides", Mapping)
     if name is None:
         return None
     try:
-        values, where = recipe_values(name, dict(overrides or {}))
+        recipe, where = recipe_values(name, dict(overrides or {}))
     except UserError as error:
         faults.append(f"{PARAMS}: {error}")
         return None
-    return config.read(Recipe, values, where, faults)
+    return config.read(Recipe, recipe, where, faults)
 
 
 def misfits(made: Mapping[str, Any], recipe: Recipe | None) -> list[str]:
@@ -180,7 +181,8 @@ def too_few(made: Mapping[str, Any], files: int | None) -> Iterator[str]:
             yield f"{PARAMS}: {key} is {value:,}, but data.path holds {files:,} images at most: lower it."
 
 
-def _value(section: Any, key: str, kind: type) -> Any:
-    """A value of a section that may be anything; None where it is not there or not of that kind."""
-    value = section.get(key) if isinstance(section, Mapping) else None
+def _value(values: Mapping[str, tuple[Any, str]], section: str, key: str, kind: type) -> Any:
+    """A value of a section that may hold anything; None where it is not there or not of that kind."""
+    content, _ = values.get(section, (None, ""))
+    value = content.get(key) if isinstance(content, Mapping) else None
     return value if isinstance(value, kind) else None

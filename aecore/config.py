@@ -105,7 +105,7 @@ def pick(choices: Mapping[str, T], name: str, what: str) -> T:
 def unknown(name: str, known: Iterable[str], what: str) -> str:
     """The sentence that says that `name` is none of the `known`, which it lists, and which is nearest."""
     known = list(known)
-    return f"{what} {name!r} is not known; known: {', '.join(known)}{hint(name, known)}."
+    return f"{what} {name!r} is not known; known: {', '.join(known)}{did_you_mean(name, known)}."
 
 
 def load_yaml(path: Path) -> dict[str, Any]:
@@ -129,7 +129,7 @@ def section(cls: type[T], name: str, path: Path = PARAMS) -> T:
     values = load_yaml(path)
     for key in values:
         if key not in SECTIONS:
-            raise UserError(f"{path}: section {str(key)!r} is not known{hint(key, SECTIONS)}.")
+            raise UserError(f"{path}: section {str(key)!r} is not known{did_you_mean(key, SECTIONS)}.")
     if name not in values:
         raise UserError(f"{path}: section {name!r} is missing.")
     return build(cls, values[name], f"{path}: {name}")
@@ -160,7 +160,7 @@ def read(cls: type[T], values: Any, where: str, faults: list[str]) -> T | None:
     given, missing = spelled(values, fields, needed)
     for key in values:
         if key not in fields:
-            faults.append(f"{where}.{key} is not a known key{hint(key, fields)}.")
+            faults.append(f"{where}.{key} is not a known key{did_you_mean(key, fields)}.")
     wrong = [f"{where}.{key} is missing." for key in missing]
     typed = {key: _convert(values[as_], hints[key], f"{where}.{as_}", wrong) for key, as_ in given.items()}
     if not wrong:
@@ -185,7 +185,7 @@ def spelled(values: Mapping[Any, Any], known: Iterable[str], needed: Iterable[st
     return given, [key for key in needed if key not in given]
 
 
-def hint(name: object, known: Iterable[str]) -> str:
+def did_you_mean(name: object, known: Iterable[str]) -> str:
     """Which of the `known` was meant, to be put before the full stop; empty where none is near."""
     close = _nearest(name, known)
     return f" (did you mean {close!r}?)" if close else ""
@@ -209,7 +209,7 @@ def _convert(value: Any, hint: Any, where: str, faults: list[str]) -> Any:
         if any(value == argument and type(value) is type(argument) for argument in arguments):
             return value
         known = [str(a) for a in arguments]
-        faults.append(f"{where} is {value!r}; choose one of {', '.join(known)}{hint(value, known)}.")
+        faults.append(f"{where} is {value!r}; choose one of {', '.join(known)}{did_you_mean(value, known)}.")
         return None
     if origin is tuple and isinstance(value, list | tuple):
         return tuple(_convert(item, arguments[0], f"{where}[{i}]", faults) for i, item in enumerate(value))

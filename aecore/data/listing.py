@@ -164,4 +164,9 @@ def _stumble(root: Path, seen: Seen) -> Stumble | None:
         return "ignore"
     if seen.kind != "file":
         return seen.kind
-    return None if os.access(f"{root}/{seen.name}", os.R_OK) else "closed"
+    return None if readable(root / seen.name) else "closed"
+
+
+def readable(path: Path) -> bool:
+    """Whether this process may read a file or folder."""
+    return os.access(path, os.R_OK, effective_ids=os.access in os.supports_effective_ids)

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from aecore import artifact, config
 from aecore.data.entry import printable
-from aecore.data.listing import Change, Listing, Stumble, stumbles
+from aecore.data.listing import Change, Listing, Stumble, readable, stumbles
 from aecore.data.sources import SourceConfig
 
 WRITTEN = (config.PREPARED, config.MODEL, config.EMBEDDINGS, config.INDEX, config.CLUSTERS, config.MAP, config.BASELINE,
@@ -45,7 +45,7 @@ def not_there(place: Path, source: SourceConfig | None) -> str | None:
         status = place.stat()
         if not (stat.S_ISDIR(status.st_mode) or stat.S_ISREG(status.st_mode)):
             return f"data.path {place} is a pipe, socket or device: name a folder or an archive."
-        return None if os.access(place, os.R_OK) else f"data.path {place} may not be read: let yourself read it."
+        return None if readable(place) else f"data.path {place} may not be read: let yourself read it."
     if place.is_symlink():
         return f"data.path {place} is a link that leads nowhere: mend it, or name another path."
     if Path(f"{place}.dvc").is_file():

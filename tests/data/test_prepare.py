@@ -22,6 +22,7 @@ from aecore.data import items, prepare, reading
 from aecore.data.arrays import write_idx
 from aecore.data.decode import content_hash, content_id
 from aecore.data.images import Images
+from aecore.data.listing import Listing
 from aecore.data.prepare import PrepareConfig, Split, main
 from aecore.data.sources import SourceConfig
 
@@ -225,6 +226,33 @@ def test_zip_tar_and_folder_give_the_same_shards(tmp_path: Path) -> None:
     assert same[0] == same[1]
     assert files(tmp_path / "folder")["images-00000.npy"] == files(tmp_path / "zip")["images-00000.npy"]
     assert [row["label_name"] for row in rows(tmp_path / "folder")] == [r["label_name"] for r in rows(tmp_path / "zip")]
+
+
+def test_the_listing_is_taken_before_the_first_file_is_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    source, read = fill(tmp_path / "in", range(40)), prepare.read_all
+
+    def late(*arguments: Any) -> Any:
+        fill(source, range(40, 43))
+        (source / "000.png").unlink()
+        return read(*arguments)
+
+    monkeypatch.setattr(prepare, "read_all", late)
+    run(source, tmp_path / "out", max_rejected=0.5)
+    seen = Listing.load(tmp_path / "out")
+    assert seen is not None
+    now = [(path.name, path.stat().st_size) for path in source.iterdir()]
+    assert seen.until(Listing.of(now)) == (3, 1, 0)
+    facts = read_manifest(tmp_path / "out", "data").facts["listing"]
+    assert (facts["files"], len(facts["digest"])) == (40, 64)
+
+
+def test_links_in_a_circle_are_rejected_and_the_rest_is_read(tmp_path: Path) -> None:
+    source = fill(tmp_path / "in", range(40))
+    (source / "self.png").symlink_to("self.png")
+    (source / "up").symlink_to("..")
+    run(source, tmp_path / "out")
+    assert [(row["path"], "symbolic links" in row["reason"]) for row in rows(tmp_path / "out", "rejected")] == [
+        ("self.png", True)]  # fmt: skip
 
 
 def test_rejected_files_are_listed_with_their_reason(tmp_path: Path) -> None:
