@@ -17,6 +17,7 @@ $(VENV)/installed: requirements.lock pyproject.toml
 	touch $@
 
 repro: install  ## run the pipeline on what params.yaml names, publish it and show what it finds
+	python -m aecore check
 	dvc repro
 	python -m aecore publish
 	python -m aecore tour

@@ -56,6 +56,10 @@ def main(arguments: list[str] | None = None) -> int:
 def _run(options: argparse.Namespace) -> None:
     if options.command in STAGES:
         importlib.import_module(STAGES[options.command][0]).main()
+    elif options.command == "check":
+        from aecore import check
+
+        check.run(options.json)
     elif options.command == "fetch":
         from aecore.data import fetch
 
@@ -160,6 +164,12 @@ def _parser() -> argparse.ArgumentParser:
     )
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
     commands.add_parser("fetch", help="bring the data set that params.yaml names to data.path")
+    check = commands.add_parser(
+        "check", help="say all that is wrong with params.yaml and data.path, before anything runs", description="Read "
+        "all of params.yaml, the recipe and its overrides, see whether they fit each other and whether data.path is "
+        "there and DVC can watch it, and say what has come or gone since `prepare` read it. Nothing has to have run."
+    )  # fmt: skip
+    check.add_argument("--json", action="store_true", help="stable JSON instead of sentences")
     for name, (_, text) in STAGES.items():
         commands.add_parser(name, help=text)
 

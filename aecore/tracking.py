@@ -27,7 +27,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from aecore.artifact import Manifest, sha256_json
-from aecore.config import STATE, WorkFailed
+from aecore.config import STATE, WorkFailed, require
 
 if TYPE_CHECKING:
     import numpy as np
@@ -60,6 +60,9 @@ class TrackingConfig:
     """Record runs with MLflow."""
     experiment: str
     """The experiment that they are listed under."""
+
+    def __post_init__(self) -> None:
+        require(bool(self.experiment.strip()), "experiment", self.experiment, "a name")
 
 
 class Run:

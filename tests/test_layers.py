@@ -21,6 +21,7 @@ ORDER = [
     {"generate"},
     {"analysis"},
     {"serve"},
+    {"check"},
     {"cli", "__main__"},
 ]
 EXEMPT = {

@@ -31,18 +31,27 @@ stages:
 FAILING = "  third:\n    cmd: echo train.epochs is -1; exit 2\n    deps: [second.json]\n"
 SLEEPING = "  third:\n    cmd: echo $$ > inner; sleep 100; true\n    deps: [second.json]\n    outs: [third]\n"
 
-PUBLISH = (
-    "import pathlib, sys\nassert sys.argv[1:] == ['publish']\npathlib.Path('served').touch()\nprint('published it')\n"
-)
+PROGRAM = """
+import pathlib, sys
+if sys.argv[1:] == ["check"]:
+    print("in order")
+    if pathlib.Path("wrong").exists():
+        print("aecore check: train.epoch is not a known key", file=sys.stderr)
+        sys.exit(2)
+else:
+    assert sys.argv[1:] == ["publish"]
+    pathlib.Path("served").touch()
+    print("published it")
+"""
 
 
 @pytest.fixture
 def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A DVC project whose `python -m aecore publish` is a stand-in, and a Prefect home of its own."""
+    """A DVC project whose `python -m aecore` checks and publishes as a stand-in, and a Prefect home of its own."""
     folder = tmp_path / "project"
     (folder / "aecore").mkdir(parents=True)
     (folder / "aecore/__init__.py").touch()  # a package before ours, wherever that is found
-    (folder / "aecore/__main__.py").write_text(PUBLISH)
+    (folder / "aecore/__main__.py").write_text(PROGRAM)
     shutil.copytree(ROOT / "flows", folder / "flows")
     shutil.copy(ROOT / "prefect.yaml", folder)
     (folder / ".dvcignore").write_text("flows\naecore\n")
@@ -117,6 +126,7 @@ def lost(*_, **__):
 refresh.create_table_artifact = refresh.create_markdown_artifact = lost
 refresh.get_run_logger = logging.getLogger
 refresh.stage = pipeline.repro
+refresh.check_task = refresh.check_task.fn
 refresh.publish_task = refresh.publish_task.fn
 logging.getLogger().addHandler(logging.StreamHandler())
 try:
@@ -133,6 +143,28 @@ except pipeline.CommandFailed as error:
     assert "ConnectionError: the server is gone" in done.stderr
     assert "Traceback" not in done.stderr
     assert (project / "served").exists() == (third == "")
+
+
+def test_what_is_wrong_is_told_before_any_stage_runs(project: Path) -> None:
+    script = """
+import logging
+from flows import pipeline, refresh
+
+refresh.get_run_logger = logging.getLogger
+refresh.record = lambda results: print("recorded", results)
+refresh.check_task = refresh.check_task.fn
+refresh.stage = refresh.publish_task = None
+try:
+    refresh.refresh.fn()
+except pipeline.CommandFailed as error:
+    print(error.status, error)
+"""
+    (project / "wrong").touch()
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=200, check=False)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.splitlines()[:2] == ["recorded []", "2 check failed (exit status 2):"]
+    assert "train.epoch is not a known key" in done.stdout
+    assert not (project / "a.txt").exists()
 
 
 @pytest.mark.slow
@@ -184,7 +216,7 @@ with prefect_test_harness(server_startup_timeout=120):
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=250, check=False)
     assert done.returncode == 0, done.stderr
     tasks, (metrics, pipeline, stages) = done.stdout.splitlines()[0], sections(done.stdout)
-    assert tasks == "[('first', 'Completed'), ('second', 'Completed')] Completed"
+    assert tasks == "[('check', 'Completed'), ('first', 'Completed'), ('second', 'Completed')] Completed"
     assert '"metric": "mse", "value": 0.5' in metrics
     assert "```mermaid" in pipeline
     assert '"stage": "first", "outcome": "ran"' in stages
