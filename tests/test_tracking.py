@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import shutil
 import signal
@@ -16,6 +17,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import requests
 
 from aecore import tracking
 from aecore.artifact import Manifest, sha256_json
@@ -254,7 +256,8 @@ def test_a_server_that_is_not_there_is_an_error_before_the_work(tmp_path: Path, 
     """
     started = time.monotonic()
     out, errors = python(tmp_path, code, MLFLOW_TRACKING_URI=uri).communicate(timeout=120)
-    assert f"MLflow's store {uri} cannot be used" in out
+    assert f"MLflow's store {uri} cannot be used (Connection refused): " in out
+    assert len(out) < 170
     assert "tracking.mlflow: false" in out
     assert "worked" not in out
     assert errors == ""
@@ -305,6 +308,38 @@ def test_a_store_that_fails_later_costs_a_warning_and_nothing_is_lost(
     run._record(lambda: written.append(4))
     assert written == [1, 2, 3, 4]
     assert capsys.readouterr().err == "MLflow: the server went away (the work goes on; said once)\n"
+
+
+def test_why_a_store_fails_is_told_in_a_few_words(capsys: pytest.CaptureFixture[str]) -> None:
+    """Also where it fails while a training fails of something else, which Python then takes for its context."""
+    run = tracking.Run(object())  # type: ignore[arg-type]
+    for error in (refused(), requests.ConnectionError("Max retries exceeded " * 30), TimeoutError("timed out")):
+        run._warned, run._not_before = False, 0.0
+        try:
+            raise OSError(errno.ENOSPC, "No space left on device")
+        except OSError:
+            run._record(failing(1, error, lambda: None))
+    told = capsys.readouterr().err.splitlines()
+    assert told[0] == "MLflow: Connection refused (the work goes on; said once)"
+    assert told[1].startswith("MLflow: Max retries exceeded Max ")
+    assert len(told[1]) < 200
+    assert told[2] == "MLflow: timed out (the work goes on; said once)"
+
+
+def refused() -> Exception:
+    """What MLflow raises where nobody listens, as it nests what requests, urllib3 and the system say."""
+    from mlflow.exceptions import MlflowException
+
+    try:
+        try:
+            try:
+                raise ConnectionRefusedError(errno.ECONNREFUSED, "Connection refused")
+            except OSError as error:
+                raise requests.ConnectionError(f"HTTPConnectionPool(…): Max retries exceeded: {error}" * 9) from error
+        except requests.ConnectionError as error:
+            raise MlflowException(f"API request failed with exception {error}")  # noqa: B904 - as MLflow does
+    except MlflowException as error:
+        return error
 
 
 def test_what_the_store_refuses_is_dropped_and_said(capsys: pytest.CaptureFixture[str]) -> None:

@@ -15,7 +15,6 @@ or inside one loses the step under way at most, and the same command carries on:
 from __future__ import annotations
 
 import dataclasses
-import json
 import math
 import os
 import sys
@@ -38,6 +37,7 @@ from aecore.data.items import Found, Kept, deduplicate, make_tables
 from aecore.data.paths import refused, streams
 from aecore.data.reading import read_all
 from aecore.embedding import Encoder
+from aecore.output import tell
 from aecore.search import drift
 from aecore.search.collection import parse_id
 from aecore.search.growth import growth_folder
@@ -111,7 +111,7 @@ def add(paths: Sequence[str | Path], as_json: bool = False, root: Path = Path())
     if as_json:
         told = {"source": searcher.told(), **dataclasses.asdict(outcome), "images": searcher.count}
         told["rejected"] = [{"path": path, "reason": reason} for path, reason in outcome.rejected]
-        print(json.dumps(told, indent=2))
+        tell(told)
         return
     passed = {"there already": outcome.known, "with the pixels of another": outcome.duplicates,
               "rejected": len(outcome.rejected)}  # fmt: skip
@@ -148,7 +148,7 @@ def remove(ids: Sequence[str | int], where: str | None = None, as_json: bool = F
         del searcher, collection  # what they hold cannot be tidied away
         searcher = tidied(source)
     if as_json:
-        print(json.dumps({"source": searcher.told(), "removed": len(gone), "images": searcher.count}, indent=2))
+        tell({"source": searcher.told(), "removed": len(gone), "images": searcher.count})
     else:
         print(f"removed {len(gone):,} images; {searcher.count:,} answer now")
 
