@@ -310,36 +310,40 @@ def test_a_store_that_fails_later_costs_a_warning_and_nothing_is_lost(
     assert capsys.readouterr().err == "MLflow: the server went away (the work goes on; said once)\n"
 
 
-def test_why_a_store_fails_is_told_in_a_few_words(capsys: pytest.CaptureFixture[str]) -> None:
-    """Also where it fails while a training fails of something else, which Python then takes for its context."""
-    run = tracking.Run(object())  # type: ignore[arg-type]
-    for error in (refused(), requests.ConnectionError("Max retries exceeded " * 30), TimeoutError("timed out")):
-        run._warned, run._not_before = False, 0.0
-        try:
-            raise OSError(errno.ENOSPC, "No space left on device")
-        except OSError:
-            run._record(failing(1, error, lambda: None))
-    told = capsys.readouterr().err.splitlines()
-    assert told[0] == "MLflow: Connection refused (the work goes on; said once)"
-    assert told[1].startswith("MLflow: Max retries exceeded Max ")
-    assert len(told[1]) < 200
-    assert told[2] == "MLflow: timed out (the work goes on; said once)"
-
-
-def refused() -> Exception:
-    """What MLflow raises where nobody listens, as it nests what requests, urllib3 and the system say."""
+def refused() -> None:
+    """Fail as MLflow does where nobody listens: it tells what requests tells of what the system said."""
     from mlflow.exceptions import MlflowException
 
     try:
         try:
-            try:
-                raise ConnectionRefusedError(errno.ECONNREFUSED, "Connection refused")
-            except OSError as error:
-                raise requests.ConnectionError(f"HTTPConnectionPool(…): Max retries exceeded: {error}" * 9) from error
-        except requests.ConnectionError as error:
-            raise MlflowException(f"API request failed with exception {error}")  # noqa: B904 - as MLflow does
-    except MlflowException as error:
-        return error
+            raise ConnectionRefusedError(errno.ECONNREFUSED, "Connection refused")
+        except OSError as error:
+            raise requests.ConnectionError(f"HTTPConnectionPool(host=…): Max retries exceeded: {error}" * 9) from error
+    except requests.ConnectionError as error:
+        raise MlflowException(f"API request failed with exception {error}")  # noqa: B904
+
+
+def late() -> None:
+    raise TimeoutError("timed out")
+
+
+def wordy() -> None:
+    raise requests.ConnectionError("Max retries exceeded " * 30)
+
+
+@pytest.mark.parametrize(
+    ("call", "told"),
+    [(refused, "Connection refused"), (late, "timed out"), (wordy, "Max retries exceeded " * 7 + "Max retries …")],
+)
+def test_why_a_store_fails_is_told_in_a_few_words(
+    call: Callable[[], None], told: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Also while the work itself fails of something else, which Python then takes for the error's context."""
+    try:
+        raise OSError(errno.ENOSPC, "No space left on device")
+    except OSError:
+        tracking.Run(object())._record(call)  # type: ignore[arg-type]
+    assert capsys.readouterr().err == f"MLflow: {told} (the work goes on; said once)\n"
 
 
 def test_what_the_store_refuses_is_dropped_and_said(capsys: pytest.CaptureFixture[str]) -> None:
