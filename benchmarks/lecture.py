@@ -13,7 +13,8 @@ import sys
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from compare import COLUMNS, PROJECT, RUNS, Columns, budgets, cell, cells, folder, results, set_of
+from compare import COLUMNS, Columns, cell, cells, results
+from trials import PROJECT, RUNS, budgets, folder, set_of
 
 from aecore.analysis.claims import CLAIMS
 from aecore.analysis.page import Cell, Code, Figure, Key, Section, Table, page
