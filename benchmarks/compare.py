@@ -1,10 +1,12 @@
 """Every autoencoder of the lecture, trained and measured on equal terms: `make compare`, `make compare-full`.
 
-python benchmarks/compare.py run full               what of the following is not done yet, for all of compare.yaml
-python benchmarks/compare.py prepare fashion        the images
-python benchmarks/compare.py train full mlp 0       one recipe and seed of a budget: the model
-python benchmarks/compare.py measure full mlp 0     everything that `evaluate` measures of it
-python benchmarks/compare.py table full             what all of them came to: docs/compare-full.md
+    python benchmarks/compare.py run full               what of the following is not done yet, for all of compare.yaml
+    python benchmarks/compare.py prepare fashion        the images
+    python benchmarks/compare.py train full mlp 0       one recipe and seed of a budget: the model
+    python benchmarks/compare.py measure full mlp 0     everything that `evaluate` measures of it
+    python benchmarks/compare.py table full             what all of them came to: docs/compare-full.md
+
+How each is made, and when it is made again, is in trials.py.
 """
 
 from __future__ import annotations
@@ -183,9 +185,8 @@ def main() -> None:
     elif options.command == "table":
         table(options.budget)
     else:
-        {"train": trials.train, "measure": trials.measure}[options.command](
-            options.budget, options.recipe, options.seed
-        )
+        do = {"train": trials.train, "measure": trials.measure}[options.command]
+        do(options.budget, options.recipe, options.seed)
 
 
 if __name__ == "__main__":
