@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import copy
+import os
 import shutil
+import subprocess
 import sys
 from pathlib import Path
 from typing import Any
@@ -12,6 +14,7 @@ import pytest
 from ruamel.yaml import YAML
 
 from aecore import artifact
+from tests.conftest import write_params
 
 ROOT = Path(__file__).parents[2]
 sys.path.insert(0, str(ROOT / "benchmarks"))
@@ -137,6 +140,34 @@ def test_what_is_done_is_not_done_again_unless_what_it_was_made_from_changed(
     shutil.rmtree(trials.folder("quick", "colourise", 0) / "models")
     assert again() == ["measure quick mlp 0", "train quick colourise 0", "measure quick colourise 0"]
     assert again() == []
+
+
+@pytest.mark.slow
+def test_a_clone_with_other_images_compares_and_carries_on_where_all_is_done(clone: Path) -> None:
+    write_params(clone, {"data": {"source": "folder", "path": "data/raw/mine", "batches": True},
+                         "prepare": {"size": 50, "channels": 3}})  # fmt: skip
+    yaml = YAML()
+    settings = yaml.load(clone / "benchmarks/compare.yaml")
+    settings["recipes"], settings["quick"]["epochs"] = ["linear"], 2
+    settings["params"]["evaluate"]["bootstrap"] = 50
+    yaml.dump(settings, clone / "benchmarks/compare.yaml")
+
+    def run() -> tuple[str, list[str]]:
+        done = subprocess.run(
+            [sys.executable, "benchmarks/compare.py", "run", "quick"], cwd=clone, capture_output=True, text=True,
+            env=os.environ | {"PYTHONPATH": str(clone)}, timeout=900, check=False,
+        )  # fmt: skip
+        assert done.returncode == 0, done.stderr
+        return done.stdout, [line for line in done.stderr.splitlines() if line.startswith("compare: ")]
+
+    table, done = run()
+    assert done == ["compare: prepare fashion", "compare: train quick linear 0", "compare: measure quick linear 0"]
+    first = rows(table[table.index("| recipe") :])
+    assert float(first["`linear`"][0]) < 0.05
+    table, done = run()
+    assert done == []
+    assert rows(table) == first
+    assert "linear" in (clone / "benchmarks/runs/lecture-quick.html").read_text()
 
 
 def test_code_and_files_decide_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
