@@ -7,6 +7,7 @@ and `dvc repro --all-pipelines`, and to a DVC project of its own `__pycache__` w
 from __future__ import annotations
 
 import contextlib
+import functools
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -23,7 +24,7 @@ def key(stages: Sequence[str], values: dict[str, Any], files: Iterable[Path]) ->
 
     `values` are the sections of their params.yaml.
     """
-    declared = YAML(typ="safe", pure=True).load((PROJECT / "dvc.yaml").read_text())["stages"]
+    declared = _declared(PROJECT / "dvc.yaml")
     code = {dep for stage in stages for dep in declared[stage]["deps"] if dep.startswith("aecore/")}
     names = {name for stage in stages for name in declared[stage]["params"]}
     return artifact.sha256_json(
@@ -46,6 +47,12 @@ def doing(made: Path, key: str) -> Iterator[None]:
     _stamp(made).unlink(missing_ok=True)
     yield
     artifact.write_text(_stamp(made), key)
+
+
+@functools.cache
+def _declared(path: Path) -> dict[str, Any]:
+    stages: dict[str, Any] = YAML(typ="safe", pure=True).load(path.read_text())["stages"]
+    return stages
 
 
 def _stamp(made: Path) -> Path:
