@@ -23,10 +23,10 @@ repro: install  ## run the pipeline on what params.yaml names, publish it and sh
 	python -m aecore tour
 
 compare: install  ## every autoencoder of the lecture, one seed, short: one table and one figure (benchmarks/runs/)
-	dvc repro benchmarks/dvc.yaml:quick-table
+	python benchmarks/compare.py run quick
 
 compare-full: install  ## three seeds, long enough to converge: docs/compare-full.md
-	dvc repro benchmarks/dvc.yaml:full-table
+	python benchmarks/compare.py run full
 
 test: install  ## the fast tests: no network, no GPU, no server
 	python -m pytest -m "not slow"

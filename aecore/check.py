@@ -9,7 +9,6 @@ for.
 from __future__ import annotations
 
 import dataclasses
-import json
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -26,6 +25,7 @@ from aecore.data.prepare import PrepareConfig
 from aecore.data.removed import Removals
 from aecore.data.sources import SourceConfig, open_source
 from aecore.models.recipe import Recipe, recipe_values
+from aecore.output import tell
 from aecore.search.metric import IndexConfig
 from aecore.tracking import TrackingConfig
 from aecore.training.settings import TrainConfig
@@ -63,7 +63,7 @@ def run(as_json: bool) -> None:
     found = check()
     if as_json:
         since = found.since and found.since._asdict()
-        print(json.dumps({"ok": not found.faults, **dataclasses.asdict(found), "since": since}, indent=2))
+        tell({"ok": not found.faults, **dataclasses.asdict(found), "since": since})
     elif not found.faults:
         print(found)
     if found.faults:

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import errno
 import importlib
 import os
 import sys
 from pathlib import Path
 
+from aecore import output
 from aecore.config import UserError
 
 STAGES = {
@@ -32,13 +34,15 @@ def main(arguments: list[str] | None = None) -> int:
     """Run one command; returns the exit status: 0 done, 1 the work failed, 2 the request was wrong."""
     options = _parser().parse_args(arguments)
     try:
-        _run(options)
-        sys.stdout.flush()
+        with output.reserved() if getattr(options, "json", False) else contextlib.nullcontext():
+            _run(options)
+        print(end="", flush=True)  # what is held back, unless standard output is closed
     except UserError as error:
         print(f"aecore {options.command}: {error}", file=sys.stderr)
         return error.exit_status
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.stdout.flush()
         return 0
     except OSError as error:
         if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EPERM, errno.EROFS, errno.EIO):

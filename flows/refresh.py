@@ -79,7 +79,7 @@ def record(results: list[Result]) -> None:
             key="stages",
             description="What ran, and what was there already",
         )
-        graph = pipeline.ask("dag", "--md").strip()
+        graph = pipeline.ask("dag", "--md", pipeline.PIPELINE).strip()
         create_markdown_artifact(graph, key="pipeline", description="The stages, from DVC")
         create_table_artifact(metrics(), key="metrics", description="`dvc metrics show`")
     except Exception as error:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import subprocess
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -69,6 +70,31 @@ def _made(tmp_path_factory: pytest.TempPathFactory) -> Path:
             assert cli.main([stage]) == 0, stage
     finally:
         os.chdir(here)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def checkout(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A clone of this repository as it stands here, changes that are not committed included; to be cloned, not used."""
+    folder = tmp_path_factory.mktemp("checkout")
+    listed = subprocess.run(
+        ["git", "ls-files", "-z", "-co", "--exclude-standard"], cwd=ROOT, capture_output=True, check=True
+    )
+    for name in listed.stdout.decode().split("\0"):
+        if name and (ROOT / name).is_file():  # neither removed nor a link to nowhere
+            (folder / name).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy2(ROOT / name, folder / name)
+    identity = ["-c", "user.name=t", "-c", "user.email=t@example.org"]
+    for command in (["init", "-q"], ["add", "-A"], [*identity, "commit", "-qm", "as it stands"]):
+        subprocess.run(["git", *command], cwd=folder, check=True, capture_output=True)
+    return folder
+
+
+@pytest.fixture
+def clone(checkout: Path, tmp_path: Path) -> Path:
+    """A fresh clone of this repository, as somebody gets it who has run nothing yet."""
+    folder = tmp_path / "clone"
+    subprocess.run(["git", "clone", "-q", str(checkout), str(folder)], check=True, capture_output=True)
     return folder
 
 

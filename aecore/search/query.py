@@ -24,7 +24,6 @@ neighbour, at distance 0.
 
 from __future__ import annotations
 
-import json
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -36,6 +35,7 @@ from aecore import config
 from aecore.config import UserError
 from aecore.data.decode import Preparation, decode
 from aecore.data.entry import printable
+from aecore.output import tell
 from aecore.search import percentile
 from aecore.search.collection import parse_id
 from aecore.search.metric import IndexConfig
@@ -112,7 +112,7 @@ def run(
         }
         if spread is not None:
             answer["random_pairs"] = {"count": spread.pairs, "most": percentile.percent(spread.most)}
-        print(json.dumps(answer, indent=2, allow_nan=False))
+        tell(answer)
     else:
         most = percentile.percent(spread.most) if spread is not None else 100
         print("\n\n".join(table(name, row, most) for name, row in zip(queries.names, rows, strict=True)))

@@ -6,15 +6,14 @@ import contextlib
 import os
 import shutil
 import signal
-import socket
 import subprocess
 import sys
-import time
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import pytest
+
+from tests.servers import ENDED, flow_runs, free_port, post, prefect_server, started, wait
 
 ROOT = Path(__file__).resolve().parents[2]
 DVC_YAML = """
@@ -87,9 +86,7 @@ def test_serve_without_a_server_says_what_to_do(project: Path) -> None:
     assert (none.returncode, none.stdout) == (2, "")
     assert "prefect server start" in none.stderr
     assert "Traceback" not in none.stderr
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        url = f"http://127.0.0.1:{probe.getsockname()[1]}/api"
+    url = f"http://127.0.0.1:{free_port()}/api"
     dead = run("flows.serve", PREFECT_API_URL=url)
     assert (dead.returncode, dead.stdout) == (1, "")
     assert f"{url} does not answer" in dead.stderr
@@ -230,38 +227,19 @@ def sections(text: str) -> list[str]:
 
 @pytest.fixture
 def server(project: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-    process = subprocess.Popen(
-        [sys.executable, "-m", "prefect", "server", "start", "--host", "127.0.0.1", "--port", str(port)],
-        stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True,
-    )  # fmt: skip
-    url = f"http://127.0.0.1:{port}/api"
-    monkeypatch.setenv("PREFECT_API_URL", url)
-    try:
-        wait(lambda: answers(port), 120)
+    with prefect_server(project.parent / "server", os.environ) as url:
+        monkeypatch.setenv("PREFECT_API_URL", url)
         yield url
-    finally:
-        os.killpg(process.pid, signal.SIGKILL)
-        process.wait()
 
 
 @pytest.mark.slow
 @pytest.mark.filterwarnings("default")
 def test_a_served_schedule_runs_the_flow(project: Path, server: str) -> None:
     """A real server, `python -m flows.serve` with a cron of every minute, and a run that the schedule started."""
-    with (project.parent / "log").open("w") as log:
-        process = subprocess.Popen(
-            [sys.executable, "-m", "flows.serve", "--cron", "* * * * *"], stdout=log, stderr=log, start_new_session=True
-        )
-    try:
+    with started(["flows.serve", "--cron", "* * * * *"], project.parent / "log"):
         wait(lambda: (project / "served").exists(), 180)
         runs = wait(lambda: [r for r in flow_runs(server) if r["state_type"] == "COMPLETED"], 60)
         assert runs[0]["auto_scheduled"]
-    finally:
-        os.killpg(process.pid, signal.SIGTERM)
-        process.wait(timeout=60)
     (deployment,) = post(server, "deployments/filter", {})
     assert deployment["name"] == "served"
     assert deployment["global_concurrency_limit"]["limit"] == 1
@@ -283,41 +261,9 @@ def test_prefect_yaml_deploys_and_a_worker_runs_it(project: Path, server: str) -
     assert [s["schedule"]["cron"] for s in deployments["nightly"]["schedules"]] == ["0 3 * * *"]
     assert deployments["nightly"]["concurrency_options"]["collision_strategy"] == "CANCEL_NEW"
 
-    with (project.parent / "worker").open("w") as log:
-        worker = subprocess.Popen(
-            [*prefect, "worker", "start", "--pool", "gpu"], stdout=log, stderr=log, start_new_session=True, cwd="/"
-        )
-    try:
-        done_states = ("COMPLETED", "FAILED", "CRASHED")
-        (ended,) = wait(lambda: [r for r in flow_runs(server) if r["state_type"] in done_states], 150)
+    worker = ["prefect", "--no-prompt", "worker", "start", "--pool", "gpu"]
+    with started(worker, project.parent / "worker", cwd=Path("/")):
+        (ended,) = wait(lambda: [r for r in flow_runs(server) if r["state_type"] in ENDED], 150)
         assert ended["state_type"] == "COMPLETED", (project.parent / "worker").read_text()
         assert (project / "second.json").exists()
         assert not (project / "served").exists()
-    finally:
-        os.killpg(worker.pid, signal.SIGTERM)
-        worker.wait(timeout=60)
-
-
-def wait(what: Any, seconds: float) -> Any:
-    """Return the first true value of `what()`."""
-    deadline = time.monotonic() + seconds
-    while time.monotonic() < deadline:
-        if value := what():
-            return value
-        time.sleep(0.5)
-    raise AssertionError(f"not within {seconds} s")
-
-
-def answers(port: int) -> bool:
-    with socket.socket() as probe:
-        return probe.connect_ex(("127.0.0.1", port)) == 0
-
-
-def post(server: str, path: str, body: dict[str, Any]) -> Any:
-    import httpx
-
-    return httpx.post(f"{server}/{path}", json=body, timeout=30).raise_for_status().json()
-
-
-def flow_runs(server: str) -> list[dict[str, Any]]:
-    return list(post(server, "flow_runs/filter", {}))
