@@ -103,9 +103,7 @@ def _run(options: argparse.Namespace) -> None:
         else:
             from aecore.search import query
 
-            if options.json:
-                raise UserError("--json is for `inspect --removed`.")
-            query.inspect(options.id, options.png)
+            query.inspect(options.id, options.png, options.json)
     elif options.command == "sample":
         from aecore.generate import sample
 
@@ -237,7 +235,7 @@ def _parser() -> argparse.ArgumentParser:
     inspect = commands.add_parser("inspect", help="say what is known of indexed images, or save one as PNG")
     inspect.add_argument("--id", help="the image (without it: how many there are, and the first few)")
     inspect.add_argument("--removed", action="store_true", help="instead: the images that were removed")
-    inspect.add_argument("--json", action="store_true", help="with --removed: stable JSON instead of a table")
+    inspect.add_argument("--json", action="store_true", help="stable JSON instead of a table")
     inspect.add_argument("--png", type=Path, metavar="OUT.png", help="write the prepared image there")
 
     sample = commands.add_parser(

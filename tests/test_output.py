@@ -63,6 +63,8 @@ def commands() -> dict[str, list[str]]:
         "decompress": ["out.aec", "-o", "out"],
         "finetune": ["--labels", "2", "--seeds", "1", "--epochs", "1"],
         "publish": [],
+        "inspect": [],
+        "check": [],
         "add": [PICTURE],
         "remove": [ids[1]],
     }
