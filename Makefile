@@ -5,10 +5,16 @@ VENV := .venv
 BIN := $(VENV)/bin
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 export DO_NOT_TRACK := 1
+# Who has no name here, or no home that can be read (a service, a container), gets them.
+export USER ?= $(shell id -un 2>/dev/null || id -u)
+ifneq ($(shell test -r "$$HOME" -a -x "$$HOME" && echo there),there)
+export HOME := $(CURDIR)/.aecore/home
+endif
 
 .PHONY: install repro compare compare-full test test-slow check ui lock
 
-install: $(VENV)/installed  ## make .venv and install the locked versions
+install: $(VENV)/installed  ## make .venv and install the locked versions; tell DVC where there is no git
+	@python -m flows.checkout
 
 $(VENV)/installed: requirements.lock pyproject.toml
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
@@ -17,15 +23,15 @@ $(VENV)/installed: requirements.lock pyproject.toml
 	touch $@
 
 repro: install  ## run the pipeline on what params.yaml names, publish it and show what it finds
-	dvc repro
+	python -m dvc repro
 	python -m aecore publish
 	python -m aecore tour
 
 compare: install  ## every autoencoder of the lecture, one seed, short: one table and one figure (benchmarks/runs/)
-	dvc repro benchmarks/dvc.yaml:quick-table
+	python -m dvc repro benchmarks/dvc.yaml:quick-table
 
 compare-full: install  ## three seeds, long enough to converge: docs/compare-full.md
-	dvc repro benchmarks/dvc.yaml:full-table
+	python -m dvc repro benchmarks/dvc.yaml:full-table
 
 test: install  ## the fast tests: no network, no GPU, no server
 	python -m pytest -m "not slow"
@@ -34,9 +40,9 @@ test-slow: install  ## servers, schedules and kill drills
 	python -m pytest -m slow --timeout=1200
 
 check: install  ## lint and types
-	ruff check .
-	ruff format --check .
-	mypy
+	python -m ruff check .
+	python -m ruff format --check .
+	python -m mypy
 
 ui: install  ## MLflow's pages on http://127.0.0.1:5000
 	python -m aecore ui

@@ -9,6 +9,7 @@ import os
 import sys
 from pathlib import Path
 
+from aecore import environment
 from aecore.config import UserError
 
 STAGES = {
@@ -31,6 +32,7 @@ STAGES = {
 def main(arguments: list[str] | None = None) -> int:
     """Run one command; returns the exit status: 0 done, 1 the work failed, 2 the request was wrong."""
     options = _parser().parse_args(arguments)
+    environment.settle()
     try:
         _run(options)
         sys.stdout.flush()
@@ -132,8 +134,7 @@ def _run(options: argparse.Namespace) -> None:
     elif options.command == "ui":
         from aecore import tracking
 
-        server = ["mlflow", "ui", "--backend-store-uri", tracking.store(), "--host", "127.0.0.1"]
-        os.execv(sys.executable, [sys.executable, "-m", *server, "--port", str(options.port)])
+        tracking.ui(options.port)
 
 
 def _parser() -> argparse.ArgumentParser:
