@@ -192,7 +192,9 @@ def main() -> None:
     )
     print(text, end="")
     if options.output is not None:
-        turns = {name: {str(n): [one._asdict() for one in done] for n, done in one.items()} for name, one in measured.items()}
+        turns = {
+            name: {str(n): [one._asdict() for one in done] for n, done in one.items()} for name, one in measured.items()
+        }
         write(options.output, "together", text, {"load": load, "torch": torch.__version__, "turns": turns})
 
 

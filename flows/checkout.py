@@ -38,7 +38,9 @@ def followed(folder: Path) -> bool:
     if top is None or top == folder or shutil.which("git") is None:
         return top is not None
     # Outside of a repository that it may read, git says 128: DVC, which would find this one, decides.
-    ignored = subprocess.run(["git", "check-ignore", "--quiet", "dvc.yaml"], cwd=folder, capture_output=True, check=False)
+    ignored = subprocess.run(
+        ["git", "check-ignore", "--quiet", "dvc.yaml"], cwd=folder, capture_output=True, check=False
+    )
     return ignored.returncode != 0
 
 
@@ -49,8 +51,8 @@ def _said() -> bool:
 
 
 def _dvc(*arguments: str) -> None:
-    done = subprocess.run([sys.executable, "-m", "dvc", "config", "--local", *arguments], capture_output=True, text=True,
-                          check=False)  # fmt: skip
+    command = [sys.executable, "-m", "dvc", "config", "--local", *arguments]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
     if done.returncode:
         raise RuntimeError(f"`dvc config --local {' '.join(arguments)}` failed: {done.stderr.strip()}")
 

@@ -39,7 +39,9 @@ def homeless(environment: Mapping[str, str], instead: Path) -> dict[str, str]:
     if home and os.access(profiles := Path(home, ".prefect/profiles.toml"), os.R_OK):
         found["PREFECT_PROFILES_PATH"] = str(profiles)
     # Prefect pastes its home into a database's URL, where a question mark ends the path.
-    found["PREFECT_SERVER_DATABASE_CONNECTION_URL"] = f"sqlite+aiosqlite:///file:{quote(f'{prefect}/prefect.db')}?uri=true"
+    found["PREFECT_SERVER_DATABASE_CONNECTION_URL"] = (
+        f"sqlite+aiosqlite:///file:{quote(f'{prefect}/prefect.db')}?uri=true"
+    )
     return {name: value for name, value in found.items() if name == "HOME" or name not in environment}
 
 
