@@ -89,7 +89,12 @@ def test_in_a_worktree(tmp_path: Path) -> None:
     copy_project(main, without=("benchmarks/",))
     write_params(main, CHANGES)
     identity = {f"GIT_{who}_{what}": "a@b" for who in ("AUTHOR", "COMMITTER") for what in ("NAME", "EMAIL")}
-    for command in (["init", "-q"], ["add", "-A"], ["commit", "-qm", "one"], ["worktree", "add", "-qb", "other", str(other)]):
+    for command in (
+        ["init", "-q"],
+        ["add", "-A"],
+        ["commit", "-qm", "one"],
+        ["worktree", "add", "-qb", "other", str(other)],
+    ):
         call(main, "git", *command, **identity)
     draw_shapes(other / "data/raw/shapes")
     said = call(other, *MAKE, "repro", HOME=str(tmp_path), USER=os.environ.get("USER", "a"))

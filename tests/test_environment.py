@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import subprocess
 import sys
@@ -112,3 +113,15 @@ def test_it_is_set_before_torch_is_loaded(tmp_path: Path) -> None:
     done = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, env=clean | {"PYTHONPATH": str(ROOT)},
                           capture_output=True, text=True, check=True)  # fmt: skip
     assert done.stdout.splitlines() == ["[]", f"{environment.WAITING['GOMP_SPINCOUNT']} False"]
+
+
+@pytest.mark.slow
+def test_how_threads_wait_changes_no_weight(workspace: Path, set_params: Callable[..., None]) -> None:
+    set_params(run={"threads": 2}, train={"epochs": 3})
+    bare = {name: value for name, value in os.environ.items() if not name.startswith(("OMP_", "GOMP_"))}
+    digests = set()
+    for waiting in ({}, {"OMP_WAIT_POLICY": "ACTIVE"}, {"OMP_WAIT_POLICY": "PASSIVE"}, {"GOMP_SPINCOUNT": "0"}):
+        command, told = [sys.executable, "-m", "aecore", "train"], bare | waiting | {"PYTHONPATH": str(ROOT)}
+        subprocess.run(command, env=told, check=True, capture_output=True)
+        digests.add(json.loads((workspace / "models/autoencoder/manifest.json").read_text())["digest"])
+    assert len(digests) == 1
