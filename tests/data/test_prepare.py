@@ -52,7 +52,7 @@ def run(
     path: Path, out: Path, source: str = "folder", batches: bool = False, threads: int = 2, **changes: Any
 ) -> prepare.Summary:
     config = build(PrepareConfig, VALUES | changes, "prepare")
-    return prepare.prepare(SourceConfig(source, str(path), batches), config, Runtime(0, threads, "cpu"), out)
+    return prepare.prepare(SourceConfig(source, str(path), batches, "auto"), config, Runtime(0, threads, "cpu"), out)
 
 
 def rows(out: Path, table: str = "items") -> list[dict[str, Any]]:
@@ -394,7 +394,7 @@ def test_main_reads_params_and_prints_one_line(
     fill(tmp_path / "pictures", range(40))
     Path("params.yaml").write_text(
         "run: {seed: 0, threads: 1, device: cpu}\n"
-        "data: {source: folder, path: pictures, batches: false}\n"
+        "data: {source: folder, path: pictures, batches: false, split_folders: auto}\n"
         "prepare: {size: 6, channels: 1, fit: crop, split: {train: 0.6, validation: 0.2, test: 0.2}, "
         "max_rejected: 0.1, max_pixels: 10000}\n"
     )
