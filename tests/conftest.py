@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 import subprocess
+import sys
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
@@ -15,7 +16,10 @@ import pytest
 from PIL import Image
 from ruamel.yaml import YAML
 
-from aecore import cli
+from aecore import cli, tracking
+
+if (alias := tracking._alias()) is not None:  # the tests ask MLflow too, wherever they run
+    sys.path.insert(0, str(alias))
 
 ROOT = Path(__file__).parents[1]
 SIDE = 12

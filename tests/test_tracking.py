@@ -42,7 +42,12 @@ def python(folder: Path, code: str, **environment: str) -> subprocess.Popen[str]
 def migrated(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """One database with MLflow's tables in it; a copy is a hundred times faster than another."""
     folder = tmp_path_factory.mktemp("migrated")
-    made = python(folder, "from mlflow import MlflowClient\nMlflowClient('sqlite:///mlflow.db').search_experiments()")
+    code = """
+        with tracking._without_percent():
+            from mlflow import MlflowClient
+        MlflowClient("sqlite:///mlflow.db").search_experiments()
+    """
+    made = python(folder, code)
     _, errors = made.communicate(timeout=120)
     assert made.returncode == 0, errors
     return folder / "mlflow.db"
@@ -179,12 +184,14 @@ def test_mlflow_may_be_installed_below_a_percent_sign(tmp_path: Path) -> None:
 
 
 def test_what_stands_in_for_a_path_with_a_percent_sign(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    scratch, site = tmp_path / "tmp", tmp_path / "a%20b/site"
-    (site / "mlflow").mkdir(parents=True)
-    (site / "mlflow/__init__.py").touch()
+    scratch, site, plain = tmp_path / "tmp", tmp_path / "a%20b/site", tmp_path / "a b/site"
+    for folder in (site, plain):
+        (folder / "mlflow").mkdir(parents=True)
+        (folder / "mlflow/__init__.py").touch()
     scratch.mkdir()
     monkeypatch.setattr(tracking.tempfile, "gettempdir", lambda: str(scratch))
     monkeypatch.setattr(tracking.tempfile, "mkdtemp", lambda prefix: str(tmp_path / "own"))
+    monkeypatch.setattr(sys, "path", [str(plain)])
     assert tracking._alias() is None
     monkeypatch.setattr(sys, "path", [str(site)])
     link = tracking._alias()
