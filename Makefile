@@ -5,10 +5,16 @@ VENV := .venv
 BIN := $(VENV)/bin
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 export DO_NOT_TRACK := 1
+# Who has no name here, or no home that can be read (a service, a container), gets them.
+export USER ?= $(shell id -un 2>/dev/null || id -u)
+ifneq ($(shell test -r "$$HOME" -a -x "$$HOME" && echo there),there)
+export HOME := $(CURDIR)/.aecore/home
+endif
 
 .PHONY: install repro compare compare-full test test-slow check ui lock
 
-install: $(VENV)/installed  ## make .venv and install the locked versions
+install: $(VENV)/installed  ## make .venv and install the locked versions; tell DVC where there is no git
+	@python -m flows.checkout
 
 $(VENV)/installed: requirements.lock pyproject.toml
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
@@ -18,7 +24,7 @@ $(VENV)/installed: requirements.lock pyproject.toml
 
 repro: install  ## run the pipeline on what params.yaml names, publish it and show what it finds
 	python -m aecore check
-	dvc repro
+	python -m dvc repro
 	python -m aecore publish
 	python -m aecore tour
 
@@ -35,9 +41,9 @@ test-slow: install  ## servers, schedules and kill drills
 	python -m pytest -m slow --timeout=1200
 
 check: install  ## lint and types
-	ruff check .
-	ruff format --check .
-	mypy
+	python -m ruff check .
+	python -m ruff format --check .
+	python -m mypy
 
 ui: install  ## MLflow's pages on http://127.0.0.1:5000
 	python -m aecore ui

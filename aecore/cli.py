@@ -10,7 +10,7 @@ import os
 import sys
 from pathlib import Path
 
-from aecore import output
+from aecore import environment, output
 from aecore.config import UserError
 
 STAGES = {
@@ -33,6 +33,7 @@ STAGES = {
 def main(arguments: list[str] | None = None) -> int:
     """Run one command; returns the exit status: 0 done, 1 the work failed, 2 the request was wrong."""
     options = _parser().parse_args(arguments)
+    environment.settle()
     try:
         with output.reserved() if getattr(options, "json", False) else contextlib.nullcontext():
             _run(options)
@@ -152,8 +153,7 @@ def _run(options: argparse.Namespace) -> None:
     elif options.command == "ui":
         from aecore import tracking
 
-        server = ["mlflow", "ui", "--backend-store-uri", tracking.store(), "--host", "127.0.0.1"]
-        os.execv(sys.executable, [sys.executable, "-m", *server, "--port", str(options.port)])
+        tracking.ui(options.port)
 
 
 def _parser() -> argparse.ArgumentParser:

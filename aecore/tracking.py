@@ -20,10 +20,13 @@ import signal
 import socket
 import subprocess
 import sys
+import tempfile
 import textwrap
 import threading
 import time
+import urllib.parse
 from collections.abc import Callable, Iterator, Mapping
+from importlib.machinery import PathFinder
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -244,7 +247,44 @@ def reap(config: TrackingConfig) -> list[str]:
 
 def store() -> str:
     """The tracking URI: the user's, else SQLite in the project's folder, also seen from an experiment's workspace."""
-    return os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{_home() / 'mlflow.db'}"
+    return os.environ.get("MLFLOW_TRACKING_URI") or database_url(_home() / "mlflow.db")
+
+
+def database_url(path: Path) -> str:
+    """The URL of the SQLite database at `path`, for SQLAlchemy and MLflow.
+
+    They take a path as it is, but for a question mark, which ends it: then as a file: URI, which SQLite itself reads.
+    (Written `sqlite:`, MLflow would make a folder of that URI's name.)
+    """
+    if "?" not in str(path):
+        return f"sqlite:///{path}"
+    return f"sqlite+pysqlite:///file:{urllib.parse.quote(str(path))}?uri=true"
+
+
+def database_path(url: str) -> Path | None:
+    """Where the SQLite database of this URL lies; None for one in memory and for other stores."""
+    from sqlalchemy.engine import make_url
+    from sqlalchemy.exc import ArgumentError
+
+    try:
+        parsed = make_url(url)
+    except ArgumentError:  # a folder, http …
+        return None
+    if parsed.get_backend_name() != "sqlite" or not parsed.database or ":memory:" in parsed.database:
+        return None
+    if parsed.database.startswith("file:"):
+        return Path(urllib.parse.unquote(urllib.parse.urlparse(parsed.database).path))
+    return Path(parsed.database)
+
+
+def ui(port: int) -> None:
+    """Become MLflow's server of this store, on 127.0.0.1."""
+    for key, value in ENVIRONMENT.items():
+        os.environ.setdefault(key, value)
+    if alias := _alias():
+        os.environ["PYTHONPATH"] = os.pathsep.join([str(alias), *filter(None, [os.environ.get("PYTHONPATH")])])
+    server = ["mlflow", "ui", "--backend-store-uri", store(), "--host", "127.0.0.1", "--port", str(port)]
+    os.execv(sys.executable, [sys.executable, "-m", *server])
 
 
 def _home() -> Path:
@@ -261,7 +301,8 @@ def _installed() -> bool:
     for key, value in ENVIRONMENT.items():
         os.environ.setdefault(key, value)
     try:
-        import mlflow  # noqa: F401
+        with _without_percent():
+            import mlflow  # noqa: F401
     except ImportError as error:
         print(f"MLflow is not installed ({error}): this run is not recorded.", file=sys.stderr)
         return False
@@ -270,15 +311,45 @@ def _installed() -> bool:
 
 
 @contextlib.contextmanager
+def _without_percent() -> Iterator[None]:
+    """Import MLflow by a path without a percent sign, if it has one: it hands it to a reader of INI files as it is."""
+    alias = _alias()
+    if alias is None:
+        yield
+        return
+    sys.path.insert(0, str(alias))
+    try:
+        yield
+    finally:
+        sys.path.remove(str(alias))
+
+
+def _alias() -> Path | None:
+    """A link to the folder that MLflow is installed in, where that has a percent sign in its path; else None."""
+    found = PathFinder.find_spec("mlflow")
+    if found is None or found.origin is None or "%" not in found.origin:
+        return None
+    site = Path(found.origin).parents[1]
+    folder = Path(tempfile.gettempdir()) / f"aecore-{os.getuid()}"
+    folder.mkdir(mode=0o700, exist_ok=True)
+    if folder.is_symlink() or folder.stat().st_uid != os.getuid():  # somebody else's: they would choose what we import
+        folder = Path(tempfile.mkdtemp(prefix="aecore-"))
+    link = folder / sha256_json(str(site))[:16]
+    with contextlib.suppress(FileExistsError):
+        link.symlink_to(site, target_is_directory=True)
+    return link
+
+
+@contextlib.contextmanager
 def _lock() -> Iterator[None]:
     """Hold a SQLite store alone: several processes that open a new one at once would all crash in its migration."""
     from filelock import FileLock
 
-    scheme, _, path = store().partition(":///")
-    if scheme != "sqlite":
+    path = database_path(store())
+    if path is None:
         yield
         return
-    Path(path).parent.mkdir(parents=True, exist_ok=True)
+    path.parent.mkdir(parents=True, exist_ok=True)
     with FileLock(f"{path}.lock", timeout=300):
         yield
 

@@ -24,6 +24,8 @@ from typing import Any
 
 import torch
 
+from aecore import environment
+
 PATIENCE = 900.0
 """Seconds that a contestant may be silent."""
 
@@ -143,6 +145,7 @@ def compete(
     contestants: Sequence[Contestant], task: Any, *, warm: int, seconds: float, turns: int, device: str, threads: int
 ) -> list[Result]:
     """Have each contestant warm up, one after the other; then `turns` rounds of one turn each of about `seconds`."""
+    environment.settle()  # for the processes to come: as the command line has it, whoever takes part
     children: dict[str, _Child] = {}
     peaks: dict[str, int] = {}
     missing = {c.name: c.needs for c in contestants if c.needs and importlib.util.find_spec(c.needs) is None}

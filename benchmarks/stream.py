@@ -23,6 +23,8 @@ from pathlib import Path
 
 import numpy as np
 
+from aecore import environment
+
 PROJECT = Path(__file__).resolve().parent.parent
 SHARD = 4096
 BATCH = 64
@@ -139,6 +141,7 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=os.cpu_count() or 1)
     parser.add_argument("--folder", type=Path, help="on the disk to be read from (default: a temporary one)")
     options = parser.parse_args()
+    environment.settle()  # for the processes to come
     each = 3 * options.side**2
     count = int(2 * options.limit * 1e9 / each / 0.7)  # 70 % of them are for training
     with tempfile.TemporaryDirectory(dir=options.folder) as name:

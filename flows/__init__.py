@@ -4,6 +4,9 @@ Prefect reads its environment when it is first imported, so what this project as
 """
 
 import os
+from pathlib import Path
+
+from flows.home import INSTEAD, homeless
 
 for key, value in {
     "PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS": "90",
@@ -11,3 +14,4 @@ for key, value in {
     "DO_NOT_TRACK": "1",
 }.items():
     os.environ.setdefault(key, value)
+os.environ.update(homeless(os.environ, Path.cwd() / INSTEAD))

@@ -7,6 +7,8 @@ published copy answers where there is one; artefacts that do not belong together
 from __future__ import annotations
 
 import argparse
+import datetime
+import re
 import signal
 import sys
 from pathlib import Path
@@ -47,7 +49,7 @@ def queries(
         k: Neighbours of each.
         where: A condition that neighbours must meet, in SQL over the images' table.
     """
-    place = Path(flow_run.scheduled_start_time.strftime(output))
+    place = Path(dated(output, flow_run.scheduled_start_time))
     place.parent.mkdir(parents=True, exist_ok=True)
     arguments = [f"--parquet={place}", f"-k={k}"]
     arguments += [f"--ids={ids}"] if ids else []
@@ -56,6 +58,11 @@ def queries(
     told = query([*arguments, "--", *(images or [])])
     record(told)
     return told
+
+
+def dated(output: str, when: datetime.datetime) -> str:
+    """`output` with the date in place of %Y, %m and the like; %% is a percent sign, and so is one before no letter."""
+    return re.sub("%([A-Za-z%])", lambda found: when.strftime(found.group()), output)
 
 
 def record(told: dict[str, Any]) -> None:

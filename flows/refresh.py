@@ -18,7 +18,7 @@ from prefect.cache_policies import NO_CACHE
 from prefect.client.schemas.objects import State, TaskRun
 from prefect.tasks import Task
 
-from flows import pipeline
+from flows import checkout, pipeline
 from flows.pipeline import CommandFailed, Interrupted, Locked, Result
 
 
@@ -52,6 +52,8 @@ def publish_task() -> Result:
 def refresh(publish: bool = True) -> list[Result]:
     """Check, bring every stage up to date, then publish, unless told not to; what was done is kept as artifacts."""
     results: list[Result] = []
+    if told := checkout.settle():
+        get_run_logger().info(told)
     try:
         check_task()
         for name in pipeline.stages():

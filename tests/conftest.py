@@ -5,6 +5,8 @@ from __future__ import annotations
 import os
 import shutil
 import subprocess
+import sys
+import tempfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -14,7 +16,10 @@ import pytest
 from PIL import Image
 from ruamel.yaml import YAML
 
-from aecore import cli
+from aecore import cli, tracking
+
+if (alias := tracking._alias()) is not None:  # the tests ask MLflow too, wherever they run
+    sys.path.insert(0, str(alias))
 
 ROOT = Path(__file__).parents[1]
 SIDE = 12
@@ -55,6 +60,27 @@ def write_params(folder: Path, changes: dict[str, dict[str, Any]]) -> None:
     for section, keys in changes.items():
         values[section].update(keys)
     yaml.dump(values, path)
+
+
+def tracked(root: Path = ROOT) -> list[str]:
+    """The files of the project that git follows or would follow, in a checkout as in an unpacked archive."""
+    with tempfile.TemporaryDirectory() as folder:
+        if not any((above / ".git").exists() for above in (root, *root.parents)):
+            subprocess.run(["git", "init", "--quiet", "--bare", folder], check=True)
+            where = [f"--git-dir={folder}", f"--work-tree={root}"]
+        else:
+            where = []
+        command = ["git", *where, "ls-files", "-coz", "--exclude-standard"]
+        listed = subprocess.run(command, cwd=root, capture_output=True, text=True, check=True)
+    return [name for name in listed.stdout.split("\0") if name and (root / name).is_file()]
+
+
+def copy_project(folder: Path, without: tuple[str, ...] = ()) -> None:
+    """Copy what git follows into `folder`, but for data, reports, and what begins as in `without`."""
+    for name in tracked():
+        if not name.startswith(("data/raw", "reports/", "docs/", "dvc.lock", *without)):
+            (folder / name).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy2(ROOT / name, folder / name)
 
 
 @pytest.fixture(scope="session")

@@ -4,6 +4,7 @@ import contextlib
 import errno
 import json
 import os
+import shlex
 import shutil
 import subprocess
 import sys
@@ -125,7 +126,7 @@ def test_a_full_disk_ends_in_one_sentence_and_keeps_what_was_there(
 
 
 def test_a_reader_that_goes_away_is_no_error(workspace: Path) -> None:
-    command = f"{sys.executable} -m aecore inspect | head -n 0"
+    command = f"{shlex.quote(sys.executable)} -m aecore inspect | head -n 0"
     done = subprocess.run(["bash", "-o", "pipefail", "-c", command], capture_output=True, text=True, cwd=workspace)
     assert done.returncode == 0
     assert "Traceback" not in done.stderr

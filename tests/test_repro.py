@@ -13,9 +13,8 @@ from pathlib import Path
 import pytest
 from ruamel.yaml import YAML
 
-from tests.conftest import SMALL, draw_shapes, write_params
+from tests.conftest import SMALL, copy_project, draw_shapes, write_params
 
-ROOT = Path(__file__).parents[1]
 ENVIRONMENT = {
     **os.environ,
     "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}",
@@ -45,11 +44,7 @@ def lock(folder: Path) -> dict[str, dict[str, str]]:
 @pytest.fixture(scope="module")
 def project(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("checkout")
-    listed = subprocess.run(["git", "ls-files", "-co", "--exclude-standard"], cwd=ROOT, capture_output=True, text=True)
-    for name in listed.stdout.splitlines():
-        if (ROOT / name).is_file() and not name.startswith(("data/raw", "reports/", "docs/", "dvc.lock")):
-            (folder / name).parent.mkdir(parents=True, exist_ok=True)
-            shutil.copy2(ROOT / name, folder / name)
+    copy_project(folder)
     write_params(folder, SMALL)
     draw_shapes(folder / "data/raw/shapes")
     call(folder, "git", "init", "-q")

@@ -45,7 +45,12 @@ def python(folder: Path, code: str, **environment: str) -> subprocess.Popen[str]
 def migrated(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """One database with MLflow's tables in it; a copy is a hundred times faster than another."""
     folder = tmp_path_factory.mktemp("migrated")
-    made = python(folder, "from mlflow import MlflowClient\nMlflowClient('sqlite:///mlflow.db').search_experiments()")
+    code = """
+        with tracking._without_percent():
+            from mlflow import MlflowClient
+        MlflowClient("sqlite:///mlflow.db").search_experiments()
+    """
+    made = python(folder, code)
     _, errors = made.communicate(timeout=120)
     assert made.returncode == 0, errors
     return folder / "mlflow.db"
@@ -114,6 +119,95 @@ def test_the_store_is_the_projects_in_every_workspace(tmp_path: Path, monkeypatc
     assert tracking.store() == f"sqlite:///{tmp_path}/below/.aecore/mlflow/mlflow.db"
     monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://tracking:5000")
     assert tracking.store() == "http://tracking:5000"
+
+
+ODD = ["a b", "c#d", "e%20f", "g?h", "i'j\"k", "ü & é", "l;m=n", "o:p"]
+
+
+@pytest.mark.parametrize("name", [*ODD, "".join(ODD)])
+def test_the_store_lies_in_the_project_whatever_that_is_called(
+    migrated: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    from mlflow import MlflowClient
+
+    folder = tmp_path / "in" / name
+    (folder / ".aecore/mlflow").mkdir(parents=True)
+    shutil.copy(migrated, folder / ".aecore/mlflow/mlflow.db")
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    monkeypatch.chdir(folder)
+    assert tracking.database_path(tracking.store()) == folder / ".aecore/mlflow/mlflow.db"
+    with tracking.run("train", {}, {}, ON) as run:
+        run.image(np.full((4, 6, 1), 100, np.uint8), "reconstructions", 1)
+    client = MlflowClient(tracking.store())
+    (artifact,) = [file.path for file in client.list_artifacts(run.id, "images") if file.path.endswith(".png")]
+    assert Path(client.download_artifacts(run.id, artifact)).read_bytes()[:4] == b"\x89PNG"
+    assert {path.name for path in (folder / ".aecore/mlflow").iterdir()} == {"mlflow.db", "mlflow.db.lock", "artifacts"}
+    assert [path.name for path in (tmp_path / "in").iterdir()] == [name]
+    assert [path.name for path in folder.iterdir()] == [".aecore"]
+
+
+@pytest.mark.parametrize(
+    ("url", "path"),
+    [
+        ("sqlite:///mlflow.db", Path("mlflow.db")),
+        ("sqlite:////srv/a b#c%20d.db", Path("/srv/a b#c%20d.db")),
+        ("sqlite:///file:/srv/a%3Fb.db?uri=true", Path("/srv/a?b.db")),
+        ("sqlite://", None),
+        ("sqlite:///:memory:", None),
+        ("postgresql://u:p@host/db", None),
+        ("http://host:5000", None),
+        ("./mlruns", None),
+    ],
+)
+def test_which_file_a_store_is(url: str, path: Path | None) -> None:
+    assert tracking.database_path(url) == path
+
+
+@pytest.mark.slow
+def test_mlflow_may_be_installed_below_a_percent_sign(tmp_path: Path) -> None:
+    """Its migrations are found by a path that a reader of INI files takes `%` in for markup."""
+    import mlflow
+
+    code = """
+        sys.path.remove(os.environ["SITE"])  # as in an environment that was made there
+        sys.path.insert(0, os.environ["ODD"])
+        with tracking.run("train", {}, {}, ON) as run:
+            run.log({"mse": 1.0})
+        import mlflow
+        print("%" in mlflow.__file__, sys.path[0] == os.environ["ODD"])
+    """
+    site, odd = Path(mlflow.__file__).parents[1], tmp_path / "a%20b/site"
+    odd.parent.mkdir()
+    odd.symlink_to(site, target_is_directory=True)
+    project = tmp_path / "project"
+    project.mkdir()
+    told = python(project, code, SITE=str(site), ODD=str(odd)).communicate(timeout=200)
+    assert told == ("False True\n", "")
+    assert [found.info.status for found in recorded(project)] == ["FINISHED"]
+
+
+def test_what_stands_in_for_a_path_with_a_percent_sign(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    scratch, site, plain = tmp_path / "tmp", tmp_path / "a%20b/site", tmp_path / "a b/site"
+    for folder in (site, plain):
+        (folder / "mlflow").mkdir(parents=True)
+        (folder / "mlflow/__init__.py").touch()
+    scratch.mkdir()
+    monkeypatch.setattr(tracking.tempfile, "gettempdir", lambda: str(scratch))
+    monkeypatch.setattr(tracking.tempfile, "mkdtemp", lambda prefix: str(tmp_path / "own"))
+    monkeypatch.setattr(sys, "path", [str(plain)])
+    assert tracking._alias() is None
+    monkeypatch.setattr(sys, "path", [str(site)])
+    link = tracking._alias()
+    assert link is not None
+    assert link == tracking._alias()
+    assert (link.readlink(), link.parent.stat().st_mode & 0o777) == (site, 0o700)
+    assert "%" not in str(link)
+
+    shutil.move(link.parent, tmp_path / "own")  # and somebody else's stands where it stood
+    link.parent.symlink_to(tmp_path / "own")
+    other = tracking._alias()
+    assert other is not None
+    assert other.parent == tmp_path / "own"
 
 
 def test_what_a_run_records(project: Path, capfd: pytest.CaptureFixture[str]) -> None:

@@ -54,9 +54,11 @@ def test_a_batch_leaves_its_file_where_asked_and_a_table(prefect: Path) -> None:
     (prefect / "mixed").mkdir()
     (prefect / "mixed/a.png").write_bytes((prefect / "data/raw/shapes/disc/000.png").read_bytes())
     (prefect / "mixed/b|.png").write_bytes(b"no image")
-    done = script(SERVERLESS, "mixed", "--all", "-k", "2", "--where", "split = 'test'", "--output", "near/%Y/a.parquet")
+    done = script(
+        SERVERLESS, "mixed", "--all", "-k", "2", "--where", "split = 'test'", "--output", "near%20by/%Y/a.parquet"
+    )
     assert done.returncode == 0, done.stderr
-    (made,) = prefect.glob("near/2*/a.parquet")
+    (made,) = prefect.glob("near%20by/2*/a.parquet")
     place = str(made.relative_to(prefect))
     count = Images.open().count
     assert pq.ParquetFile(made).metadata.num_rows == 2 * (count + 1)
