@@ -76,7 +76,7 @@ def check() -> Report:
     values = sections(config.load_yaml(PARAMS), report.faults)
     read = {name: config.read(SECTIONS[name], *found, report.faults) for name, found in values.items()}
     made: dict[str, Any] = {name: section for name, section in read.items() if section is not None}
-    recipe = read_recipe(values, report.faults)
+    recipe = read_recipe(values, made.get("train"), report.faults)
     report.faults += misfits(made, recipe)
     report.faults += missing_gpus(made, recipe)
     place = made["data"].path if "data" in made else _value(values, "data", "path", str)
@@ -97,9 +97,10 @@ def sections(values: Mapping[Any, Any], faults: list[str]) -> dict[str, tuple[An
     return {name: (values[key], f"{PARAMS}: {key}") for name, key in given.items()}
 
 
-def read_recipe(values: Mapping[str, tuple[Any, str]], faults: list[str]) -> Recipe | None:
+def read_recipe(values: Mapping[str, tuple[Any, str]], train: TrainConfig | None, faults: list[str]) -> Recipe | None:
     """The recipe that the section `train` names, with its overrides, whatever else is wrong with that section."""
-    name, overrides = _value(values, "train", "recipe", str), _value(values, "train", "overrides", Mapping)
+    name = train.recipe if train else _value(values, "train", "recipe", str)
+    overrides = train.overrides if train else _value(values, "train", "overrides", Mapping)
     if name is None:
         return None
     try:
