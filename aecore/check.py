@@ -14,7 +14,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from aecore import config
+from aecore import artifact, config
 from aecore.analysis.cluster import ClusterConfig
 from aecore.analysis.map import MapConfig
 from aecore.analysis.protocol import EvaluateConfig
@@ -23,6 +23,7 @@ from aecore.data.arrays import torchvision_class
 from aecore.data.listing import Change
 from aecore.data.place import compared, misplaced, not_there, unwatchable
 from aecore.data.prepare import PrepareConfig
+from aecore.data.removed import Removals
 from aecore.data.sources import SourceConfig, open_source
 from aecore.models.recipe import Recipe, recipe_values
 from aecore.search.metric import IndexConfig
@@ -83,6 +84,7 @@ def check() -> Report:
     if place:
         report.data = place
         look_at_data(Path(place), made, report)
+    look_at_removals(report)
     report.faults[:] = dict.fromkeys(report.faults)
     return report
 
@@ -167,6 +169,24 @@ def look_at_data(place: Path, made: Mapping[str, Any], report: Report) -> None:
     report.faults += too_few(made, stream.total)
     report.since, note = compared(stream.files, place)
     report.notes += note
+
+
+def look_at_removals(report: Report) -> None:
+    """Whether the list of removed images can be read, and whether `prepare` has read it as it is."""
+    try:
+        removals = Removals.read(config.REMOVED)
+    except UserError as error:
+        report.faults.append(str(error))
+        return
+    try:
+        prepared = artifact.load_manifest(config.PREPARED, "data").facts
+    except UserError:
+        return  # there are none, or their stage makes them anew
+    if "removals" in prepared and prepared["removals"] != removals.digest:
+        report.notes.append(
+            f"{config.REMOVED} has changed since `prepare` read it: what is served keeps to it already, the next "
+            "`dvc repro` trains accordingly (`dvc repro --force prepare` first, if that finds nothing to do)."
+        )
 
 
 def too_few(made: Mapping[str, Any], files: int | None) -> Iterator[str]:

@@ -90,9 +90,18 @@ def _run(options: argparse.Namespace) -> None:
 
         representatives.run(options.n, options.by, options.where, options.json, options.montage)
     elif options.command == "inspect":
-        from aecore.search import query
+        if options.removed:
+            from aecore.serve import forget
 
-        query.inspect(options.id, options.png)
+            if options.id or options.png:
+                raise UserError("--removed lists images that are not there any more: leave out --id and --png.")
+            forget.inspect_removed(options.json)
+        else:
+            from aecore.search import query
+
+            if options.json:
+                raise UserError("--json is for `inspect --removed`.")
+            query.inspect(options.id, options.png)
     elif options.command == "sample":
         from aecore.generate import sample
 
@@ -116,7 +125,7 @@ def _run(options: argparse.Namespace) -> None:
     elif options.command == "publish":
         from aecore.serve import publish
 
-        publish.publish()
+        publish.publish(leave_behind=options.leave_behind)
     elif options.command == "add":
         from aecore.serve import grow
 
@@ -124,7 +133,12 @@ def _run(options: argparse.Namespace) -> None:
     elif options.command == "remove":
         from aecore.serve import grow
 
-        grow.remove(options.ids, options.where, options.json)
+        if options.withdraw:
+            if options.ids or options.where:
+                raise UserError("--withdraw ends earlier removals: remove others in a command of their own.")
+            grow.withdraw(options.withdraw, options.json)
+        else:
+            grow.remove(options.ids, options.where, options.json)
     elif options.command == "rollback":
         from aecore.serve import publish
 
@@ -218,6 +232,8 @@ def _parser() -> argparse.ArgumentParser:
 
     inspect = commands.add_parser("inspect", help="say what is known of indexed images, or save one as PNG")
     inspect.add_argument("--id", help="the image (without it: how many there are, and the first few)")
+    inspect.add_argument("--removed", action="store_true", help="instead: the images that were removed")
+    inspect.add_argument("--json", action="store_true", help="with --removed: stable JSON instead of a table")
     inspect.add_argument("--png", type=Path, metavar="OUT.png", help="write the prepared image there")
 
     sample = commands.add_parser(
@@ -268,11 +284,14 @@ def _parser() -> argparse.ArgumentParser:
     finetune.add_argument("--epochs", type=int, default=20, help="epochs of a training (default: 20)")
     finetune.add_argument("--json", action="store_true", help="stable JSON instead of a table")
 
-    commands.add_parser(
+    publish = commands.add_parser(
         "publish", help="verify the workspace's artefacts and serve a copy of them", description="Verify the "
         "workspace's artefacts byte by byte and serve a copy of them. A copy that is served already is verified, too: "
-        "what is damaged is mended, and what of its additions is lost is listed."
+        "what is damaged is mended, and what of its additions is lost is listed. What was added to the copy served "
+        "before goes with the new one, and what was removed stays away."
     )  # fmt: skip
+    publish.add_argument("--leave-behind", action="store_true", help="publish also where images that had been added "
+                         "cannot be encoded anew; they are listed")  # fmt: skip
     commands.add_parser("rollback", help="serve the copy that was served before")
     add = commands.add_parser(
         "add", help="let more images be found, without a rebuild", description="Encode images with the published model "
@@ -284,10 +303,13 @@ def _parser() -> argparse.ArgumentParser:
 
     remove = commands.add_parser(
         "remove", help="let images not be found any more", description="Take images out of the published copy, by id "
-        "(as `query` and `inspect` print them) or by a condition."
+        "(as `query` and `inspect` print them) or by a condition. data/removed.csv keeps that: they stay away from "
+        "whatever is published, added or prepared later, until they are withdrawn."
     )  # fmt: skip
     remove.add_argument("ids", nargs="*", metavar="ID", help="ids of images")
     remove.add_argument("--where", metavar="CONDITION", help="all images that meet it, as in `query`")
+    remove.add_argument("--withdraw", nargs="+", metavar="ID", help="instead: end the removal of these images "
+                        "(`inspect --removed` lists them), and let them be found again")  # fmt: skip
     remove.add_argument("--json", action="store_true", help="stable JSON instead of a sentence")
     commands.add_parser("tour", help="what was found, on one screen, and what to try next")
     ui = commands.add_parser("ui", help="MLflow's pages of every run, on 127.0.0.1")

@@ -29,6 +29,8 @@ BASELINE = Path("artifacts/baseline")
 REPORTS = Path("reports")
 FIGURES = REPORTS / "figures"
 SERVING = Path("serving")
+REMOVED = Path("data/removed.csv")
+"""The images that somebody asked to be forgotten (see `aecore.data.removed`)."""
 STATE = Path(".aecore")
 
 SECTIONS = ("run", "data", "prepare", "train", "embed", "index", "cluster", "map", "evaluate", "tracking")

@@ -35,9 +35,9 @@ EXPERIMENT = "aecore-compare"
 COLOUR = ("colourise",)
 """Recipes that need images in colour."""
 SETS: dict[str, dict[str, Any]] = {
-    "fashion": {"data": {"source": "fashion_mnist_10k", "path": "data/raw/fashion_mnist_10k"}},
+    "fashion": {"data": {"source": "fashion_mnist_10k", "path": "data/raw/fashion_mnist_10k", "split_folders": "auto"}},
     "avatars": {
-        "data": {"source": "avatars", "path": "data/raw/avatars"},
+        "data": {"source": "avatars", "path": "data/raw/avatars", "split_folders": "auto"},
         "prepare": {"size": 32, "channels": 3},
     },
 }

@@ -52,7 +52,7 @@ def make_workspace(folder: Path, count: int, suffix: str, threads: int) -> None:
     yaml = YAML(typ="safe", pure=True)
     parameters = yaml.load((PROJECT / "params.yaml").read_text())
     parameters["run"] |= {"threads": threads, "device": "cpu"}
-    parameters["data"] = {"source": "folder", "path": "images", "batches": False}
+    parameters["data"] = {"source": "folder", "path": "images", "batches": False, "split_folders": "auto"}
     parameters["prepare"] |= {"size": SIDE, "channels": 3}
     parameters["train"] |= {"epochs": 1, "warmup_epochs": 0}
     parameters["tracking"]["mlflow"] = False

@@ -92,7 +92,7 @@ def make_pile(folder: Path, count: int, threads: int) -> Pile:
     yaml = YAML(typ="safe", pure=True)
     parameters = yaml.load((PROJECT / "params.yaml").read_text())
     parameters["run"] |= {"threads": threads}
-    parameters["data"] = {"source": "folder", "path": "images", "batches": False}
+    parameters["data"] = {"source": "folder", "path": "images", "batches": False, "split_folders": "auto"}
     parameters["prepare"] |= {"size": SIDE, "channels": 1}
     with (folder / "params.yaml").open("w") as file:
         yaml.dump(parameters, file)

@@ -86,7 +86,11 @@ def main() -> None:
     parameters["tracking"]["mlflow"] = False
     parameters["data"]["path"] = str((PROJECT / parameters["data"]["path"]).resolve())
     if options.source:
-        parameters["data"] |= {"source": options.source, "path": str(Path(options.path).resolve())}
+        parameters["data"] |= {
+            "source": options.source,
+            "path": str(Path(options.path).resolve()),
+            "split_folders": "auto",
+        }
     if options.epochs:
         parameters["train"]["epochs"] = options.epochs
 

@@ -352,3 +352,16 @@ def test_a_file_that_arrives_while_prepare_reads_is_told_and_can_be_read(asked: 
     dvc(*command.split()[1:])
     assert check().since == (0, 0, 0)
     assert "didn't change" in dvc("repro")
+
+
+def test_a_list_of_removed_images_that_cannot_be_read_is_a_fault_and_a_newer_one_is_told(workspace: Path) -> None:
+    assert not check().notes
+    row = f"7,7,{'ab' * 32},1x12x12 crop\n"
+    config.REMOVED.write_text("image,id,pixel_hash,preparation\n" + row)
+    (note,) = check().notes
+    assert "data/removed.csv has changed since `prepare` read it" in note
+    assert cli.main(["prepare"]) == 0
+    assert not check().notes
+    config.REMOVED.write_text("<<<<<<< HEAD\n")
+    (fault,) = check().faults
+    assert "data/removed.csv should begin with" in fault

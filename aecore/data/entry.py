@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     import pyarrow as pa
 
 SplitName = Literal["train", "validation", "test"]
+SplitFolders = Literal["auto", "always", "never"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,6 +45,10 @@ class Source:
     """Names of the labels, where entries carry them; None where the label is the folder."""
     packed: bool = False
     """True for archives, in which one common top folder is packaging."""
+    split_folders: SplitFolders | None = None
+    """How folders named after splits are taken (`aecore/data/layout.py`); None where entries lie in no folders."""
+    top_folders: frozenset[str] | None = None
+    """The first folders of the entries, below their batches, where they are known before the end."""
     attributes: pa.Table | None = None
     """What is known of each entry: its path, then bool and string columns; every entry that can be read has a row."""
     files: Sequence[tuple[str, int]] = ()

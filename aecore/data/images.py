@@ -8,6 +8,7 @@ from collections.abc import Iterator, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+from unicodedata import normalize
 
 import numpy as np
 
@@ -20,9 +21,18 @@ if TYPE_CHECKING:
 ATTRIBUTE = "attribute."
 """How the columns of `items.parquet` begin that a source's table of attributes gave."""
 
-
+ALIASES = "aliases.parquet"
+"""The table of files with the pixels of an image, as `no_aliases` has it."""
 HASHES = ("sha256", "pixel_hash")
 """Columns of `items.parquet`: the sha256 of the file and of the prepared pixels, in hexadecimal."""
+
+
+def folded(name: str) -> str:
+    """What names have in common that differ in case alone, or in how Unicode writes a letter: its caseless match.
+
+    SQL's names ignore case, so a table never holds two columns that are equal here.
+    """
+    return normalize("NFD", normalize("NFD", name).casefold())
 
 
 class Images:
@@ -36,6 +46,8 @@ class Images:
         self.shape: tuple[int, int, int] = (facts["channels"], facts["height"], facts["width"])
         self.shard_sizes: list[int] = facts["shards"]
         self.label_names: list[str] | None = facts["labels"]
+        self.split_folders: str = facts.get("split_folders", "never")
+        """As `data.split_folders` was; `never` of images that were prepared before there was one."""
         self._starts = np.concatenate([[0], np.cumsum(self.shard_sizes)]).astype(np.int64)
 
     @classmethod
@@ -112,6 +124,12 @@ class Images:
             rows = np.flatnonzero(places.is_valid().to_numpy(zero_copy_only=False))
             yield from zip(places.take(rows).to_pylist(), (first + rows).tolist(), strict=True)
             first += len(column)
+
+    def aliases(self) -> pa.Table:
+        """The table of files with the pixels of an image: their `id`, `path` and the id of that `item`."""
+        import pyarrow.parquet as pq
+
+        return pq.read_table(self.directory / ALIASES, columns=["id", "path", "item"])
 
     def ids(self) -> np.ndarray:
         """Ids, int64 (n,)."""
@@ -201,3 +219,12 @@ class Images:
 def shard_name(number: int) -> str:
     """File name of a shard of images."""
     return f"images-{number:05d}.npy"
+
+
+def no_aliases() -> pa.Table:
+    """The table of aliases where every image is an item."""
+    import pyarrow as pa
+
+    text = pa.string()
+    kinds = {"id": pa.int64(), "path": text, "batch": text, "sha256": text, "item": pa.int64()}
+    return pa.schema(kinds).empty_table()

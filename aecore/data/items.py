@@ -15,7 +15,7 @@ import numpy as np
 from aecore.config import WorkFailed
 from aecore.data.entry import Source
 from aecore.data.images import ATTRIBUTE, shard_name
-from aecore.data.trees import folder_labels
+from aecore.data.layout import read_layout
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -36,12 +36,15 @@ class Found:
     sha256: bytearray = field(default_factory=bytearray)  # n * 32
     pixel_hash: bytearray = field(default_factory=bytearray)  # n * 32
     labels: list[int | None] = field(default_factory=list)
+    named: list[str | None] = field(default_factory=list)  # labels by name, where folders give them: see `lay_out`
     official: bytearray = field(default_factory=bytearray)  # 0 none, else 1 + place in SPLITS
     sizes: list[tuple[int, int]] = field(default_factory=list)  # width, height
     rejected: list[tuple[str, str, str]] = field(default_factory=list)  # path, batch, reason
     failures: list[int] = field(default_factory=list)  # places in `rejected` that count
     files: int = 0  # entries that count: images, or what promised to be one
     known: int = 0  # files that were not decoded, because what reads them has them already
+    removed: list[int] = field(default_factory=list)  # ids of files of removed images: nothing else is kept of them
+    removed_pixels: set[bytes] = field(default_factory=set)  # their pixel hashes
 
 
 @dataclass(frozen=True)
@@ -57,8 +60,24 @@ class Kept:
     batch: np.ndarray  # int64 (n,): rank of the batch
 
 
+def lay_out(found: Found, stream: Source) -> str:
+    """Take the labels and splits of files from their folders; return what was taken for what, empty if nothing to tell.
+
+    Raises UserError where `data.split_folders` is always, and they are none.
+    """
+    if stream.split_folders is None:
+        return ""
+    layout = read_layout(found.paths, found.batches, packed=stream.packed, split_folders=stream.split_folders)
+    found.named = layout.labels
+    found.official = bytearray(0 if split is None else 1 + SPLITS.index(split) for split in layout.splits)
+    return layout.told
+
+
 def deduplicate(found: Found) -> Kept:
-    """Images of equal pixels become one item: that of the earliest batch, in it of the smallest id, then path."""
+    """Images of equal pixels become one item: that of the earliest batch, in it of the smallest id, then path.
+
+    What has the pixels of a removed file is neither item nor alias.
+    """
     n = len(found.paths)
     ids = (_words(found.sha256)[:, 0] >> np.uint64(1)).astype(np.int64)  # `content_id`, of all at once
     hashes = _words(found.pixel_hash)
@@ -78,11 +97,19 @@ def deduplicate(found: Found) -> Kept:
     official[order] = np.maximum.reduceat(copies, np.flatnonzero(first))[group]
 
     place = np.lexsort((path, ids, batch))
+    if found.removed_pixels:
+        stays = [bytes(found.pixel_hash[32 * i : 32 * i + 32]) not in found.removed_pixels for i in place.tolist()]
+        place = place[np.array(stays, dtype=bool)]
     is_item = item_of[place] == place
     items = place[is_item]
     if len(np.unique(ids[items])) != len(items):
         raise WorkFailed("two different images have the same 63-bit id; remove one of them.")  # by chance: never
     return Kept(ids, hashes, items, place[~is_item], item_of, official, batch)
+
+
+def pixel_hash(found: Found, place: int) -> str:
+    """Pixel hash of one of the images, in hexadecimal."""
+    return found.pixel_hash[32 * place : 32 * place + 32].hex()
 
 
 def _words(hashes: bytearray) -> np.ndarray:
@@ -195,24 +222,14 @@ def _groups(parts: Iterable[pa.Table]) -> Iterator[pa.Table]:
         yield pa.concat_tables(waiting)
 
 
-def no_aliases() -> pa.Table:
-    """The table of aliases where every image is an item."""
-    import pyarrow as pa
-
-    text = pa.string()
-    kinds = {"id": pa.int64(), "path": text, "batch": text, "sha256": text, "item": pa.int64()}
-    return pa.schema(kinds).empty_table()
-
-
 def _labels(found: Found, stream: Source) -> tuple[list[int | None], list[str] | None]:
     if stream.labels is not None:
         return found.labels, list(stream.labels)
     if any(label is not None for label in found.labels):
         return found.labels, [str(i) for i in range(1 + max(label or 0 for label in found.labels))]
-    named = folder_labels(found.paths, found.batches, packed=stream.packed)
-    names = sorted({name for name in named if name is not None})
+    names = sorted({name for name in found.named if name is not None})
     number = {name: i for i, name in enumerate(names)}
-    return [None if name is None else number[name] for name in named], names or None
+    return [None if name is None else number[name] for name in found.named] or found.labels, names or None
 
 
 def _attributes(stream: Source, paths: list[str]) -> dict[str, Any]:

@@ -28,9 +28,9 @@ def streams(
         yield "", files(single, limit)
     for path in paths:
         if path.is_dir():
-            yield f"{path}/", folder(path, limit, batches=False, types=types)
+            yield f"{path}/", folder(path, limit, batches=False, split_folders="auto", types=types)
         elif path not in single:
-            yield f"{path}/", archive(path, limit, batches=False)
+            yield f"{path}/", archive(path, limit, batches=False, split_folders="auto")
 
 
 def refused(found: Found, prefix: str) -> list[tuple[str, str]]:

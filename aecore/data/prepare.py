@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import errno
 import math
+import sys
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -16,11 +17,12 @@ import numpy as np
 from tqdm import tqdm
 
 from aecore.artifact import writing
-from aecore.config import PREPARED, Runtime, UserError, WorkFailed, require, section
+from aecore.config import PREPARED, REMOVED, Runtime, UserError, WorkFailed, require, section
 from aecore.data.decode import Fit, Preparation
-from aecore.data.items import SPLITS, Found, Kept, deduplicate, make_tables, write_shards, write_tables
+from aecore.data.items import SPLITS, Found, Kept, deduplicate, lay_out, make_tables, write_shards, write_tables
 from aecore.data.listing import Listing
 from aecore.data.reading import read_all
+from aecore.data.removed import Removals
 from aecore.data.sources import SourceConfig, open_source
 
 
@@ -77,24 +79,41 @@ class Summary:
     splits: dict[str, int]
     aliases: int
     rejected: int
+    removed: int
     directory: Path
+    layout: str
+    """What folders named after splits were taken for, empty where there are none."""
 
     def __str__(self) -> str:
         counts = ", ".join(f"{self.splits[name]:,} {name}" for name in SPLITS)
         listed = f" (listed in {self.directory / 'rejected.parquet'})" if self.rejected else ""
+        removed = f", {self.removed:,} passed over since {REMOVED} names them" if self.removed else ""
         return (f"prepared {sum(self.splits.values()):,} images in {self.directory}: {counts}; "
-                f"{self.aliases:,} duplicates, {self.rejected:,} rejected{listed}")  # fmt: skip
+                f"{self.aliases:,} duplicates, {self.rejected:,} rejected{listed}{removed}")  # fmt: skip
 
 
 def main() -> None:
-    """Run the stage as `params.yaml` says and print one line."""
-    print(prepare(section(SourceConfig, "data"), section(PrepareConfig, "prepare"), section(Runtime, "run")))
+    """Run the stage as `params.yaml` says and print one line; on standard error, what folders were taken for."""
+    source, config, runtime = section(SourceConfig, "data"), section(PrepareConfig, "prepare"), section(Runtime, "run")
+    summary = prepare(source, config, runtime, removed=Removals.read(REMOVED))
+    if summary.layout:
+        print(f"aecore prepare: {summary.layout}", file=sys.stderr)
+    print(summary)
 
 
-def prepare(source: SourceConfig, config: PrepareConfig, runtime: Runtime, directory: Path = PREPARED) -> Summary:
-    """Write the artefact `data` at `directory`. Raises UserError, or WorkFailed where the data are not good enough."""
+def prepare(
+    source: SourceConfig,
+    config: PrepareConfig,
+    runtime: Runtime,
+    directory: Path = PREPARED,
+    removed: Removals | None = None,
+) -> Summary:
+    """Write the artefact `data` at `directory`, without the images that were `removed`.
+
+    Raises UserError, or WorkFailed where the data are not good enough.
+    """
     try:
-        return _prepare(source, config, runtime, directory)
+        return _prepare(source, config, runtime, directory, removed or Removals())
     except OSError as error:
         if error.errno not in (errno.ENOSPC, errno.EDQUOT):
             raise
@@ -102,7 +121,9 @@ def prepare(source: SourceConfig, config: PrepareConfig, runtime: Runtime, direc
                          "are written twice before they are whole) and run `prepare` again.") from error  # fmt: skip
 
 
-def _prepare(source: SourceConfig, config: PrepareConfig, runtime: Runtime, directory: Path) -> Summary:
+def _prepare(
+    source: SourceConfig, config: PrepareConfig, runtime: Runtime, directory: Path, removed: Removals
+) -> Summary:
     preparation = config.preparation
     stream = open_source(source, limit=8 * config.max_pixels + 2**20)  # 16-bit RGBA, uncompressed, and its header
     facts: dict[str, Any] = {}
@@ -112,8 +133,9 @@ def _prepare(source: SourceConfig, config: PrepareConfig, runtime: Runtime, dire
         unsorted = temporary / "unsorted"
         bar = tqdm(total=stream.total, desc="prepare", unit=" images", mininterval=0.5, disable=None)
         with unsorted.open("wb") as pixels, bar:
-            found = read_all(stream.entries, preparation, runtime.threads, pixels, bar)
+            found = read_all(stream.entries, preparation, runtime.threads, pixels, bar, removed=removed)
         _check_found(found, config, source)
+        layout = lay_out(found, stream)
         kept = deduplicate(found)
         split = _assign_splits(found, kept, config.split)
         counts = {name: int((split == i).sum()) for i, name in enumerate(SPLITS)}
@@ -122,19 +144,23 @@ def _prepare(source: SourceConfig, config: PrepareConfig, runtime: Runtime, dire
         unsorted.unlink()
         tables, labels = make_tables(found, kept, [SPLITS[i] for i in split.tolist()], shards, stream)
         write_tables(temporary, tables)
-        aliases = len(found.paths) - len(kept.items)
+        aliases = len(kept.aliases)
+        gone = len(found.removed) + len(found.paths) - len(kept.items) - aliases
         facts |= {
             "count": len(kept.items), "channels": preparation.channels, "height": preparation.height,
             "width": preparation.width, "fit": preparation.fit, "max_pixels": preparation.max_pixels,
             "shards": shards, "splits": counts, "labels": labels, "aliases": aliases, "rejected": len(found.rejected),
+            "removed": gone, "removals": removed.digest, "split_folders": source.split_folders,
         }  # fmt: skip
-    return Summary(counts, aliases, len(found.rejected), directory)
+    return Summary(counts, aliases, len(found.rejected), gone, directory, layout)
 
 
 def _check_found(found: Found, config: PrepareConfig, source: SourceConfig) -> None:
     if not found.files:
         first = f"; the first, {found.rejected[0][0]}: {found.rejected[0][2]}" if found.rejected else ""
-        raise UserError(f"there is no image in data.path {source.path} ({len(found.rejected)} other files{first}).")
+        gone = f"; {len(found.removed):,} were removed: `python -m aecore inspect --removed`" if found.removed else ""
+        raise UserError(f"there is no image in data.path {source.path} ({len(found.rejected)} other files{first}"
+                        f"{gone}).")  # fmt: skip
     share = len(found.failures) / found.files
     if share > config.max_rejected or not found.paths:
         few = "; ".join(f"{path}: {reason}" for path, _, reason in (found.rejected[i] for i in found.failures[:5]))
@@ -164,9 +190,16 @@ def _assign_splits(found: Found, kept: Kept, split: Split) -> np.ndarray:
 def _check_splits(found: Found, kept: Kept, counts: dict[str, int], split: Split, source: SourceConfig) -> None:
     if all(counts.values()):
         return
+    got = ", ".join(str(counts[name]) for name in SPLITS)
+    if any(found.official):
+        raise WorkFailed(
+            f"training, validation and test need at least one image each and got {got}: the split that {source.path} "
+            "comes in leaves one empty (an image that is in two of its parts counts for validation or test). Add images"
+            + (", or set data.split_folders: never." if found.named else ".")
+        )
     enough = math.ceil(5 / min(split.train, split.validation, split.test))
     raise WorkFailed(
         f"{len(kept.items)} distinct image(s) among {len(found.paths)} in {source.path} are too few: training, "
-        f"validation and test need at least one each and got {', '.join(str(counts[name]) for name in SPLITS)}. "
+        f"validation and test need at least one each and got {got}. "
         f"Three are the least, about {enough} are safe with these shares: add images, or change prepare.split."
     )

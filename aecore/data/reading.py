@@ -6,17 +6,28 @@ import math
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
-from typing import TYPE_CHECKING, Any, BinaryIO
+from typing import TYPE_CHECKING, Any, BinaryIO, NamedTuple
 
 from aecore.data.decode import Decoded, Preparation, Undecodable, content_hash, content_id, decode, prepare_array
 from aecore.data.entry import Entry
 from aecore.data.items import SPLITS, Found
+from aecore.data.removed import Removals, told
 from aecore.data.trees import READ_ERRORS
 
 if TYPE_CHECKING:
+    import numpy as np
     from tqdm import tqdm
 
-Result = tuple[bytes, bytes, Decoded] | str | None
+
+class Removed(NamedTuple):
+    """What an entry is that was removed."""
+
+    item_id: int
+    pixel_hash: bytes | None
+    """None where it cannot be decoded any more."""
+
+
+Result = tuple[bytes, bytes, Decoded] | str | Removed | None
 """Content hash, pixel hash and picture of an entry, or the reason why it has none; None where it is known already."""
 CHUNK = 32
 """Entries that a thread decodes at a time, at most."""
@@ -31,12 +42,16 @@ def read_all(
     pixels: BinaryIO,
     bar: tqdm[Any],
     known: Callable[[int], bool] | None = None,
+    removed: Removals | None = None,
 ) -> Found:
     """Decode every entry on `threads` threads, in order; pixels go to the file `pixels`, row after row.
 
-    Files whose id is `known` (asked from several threads) are counted and not decoded. `bar` advances by entries.
+    Files whose id is `known` (asked from several threads) are counted and not decoded. Those that were `removed`, by
+    their id or by their pixels, are counted and leave nothing else; where a removal is told in the pixels of another
+    preparation, each picture is prepared in that way too. `bar` advances by entries.
     """
     found = Found()
+    removed = removed or Removals()
     with ThreadPoolExecutor(threads) as pool:
         waiting: deque[tuple[list[Entry], int, Future[list[Result]]]] = deque()
         in_flight = 0
@@ -50,7 +65,7 @@ def read_all(
 
         try:
             for chunk, size in _chunks(entries, math.prod(preparation.shape), IN_FLIGHT // (2 * threads + 1)):
-                waiting.append((chunk, size, pool.submit(_decode_all, chunk, preparation, known)))
+                waiting.append((chunk, size, pool.submit(_decode_all, chunk, preparation, known, removed)))
                 in_flight += size
                 while len(waiting) > 2 * threads or (in_flight > IN_FLIGHT and len(waiting) > 1):
                     in_flight -= take()
@@ -79,29 +94,54 @@ def _chunks(entries: Iterable[Entry], row: int, most: int) -> Iterator[tuple[lis
         yield chunk, size
 
 
-def _decode_all(entries: list[Entry], preparation: Preparation, known: Callable[[int], bool] | None) -> list[Result]:
-    return [_decode_one(entry, preparation, known) for entry in entries]
+def _decode_all(
+    entries: list[Entry], preparation: Preparation, known: Callable[[int], bool] | None, removed: Removals
+) -> list[Result]:
+    return [_decode_one(entry, preparation, known, removed) for entry in entries]
 
 
-def _decode_one(entry: Entry, preparation: Preparation, known: Callable[[int], bool] | None) -> Result:
+def _decode_one(
+    entry: Entry, preparation: Preparation, known: Callable[[int], bool] | None, removed: Removals
+) -> Result:
     try:
         content = entry.read()
     except READ_ERRORS as error:
         return (isinstance(error, OSError) and error.strerror) or str(error) or type(error).__name__
     sha256 = content_hash(content)
-    if known is not None and known(content_id(sha256)):
+    item_id = content_id(sha256)
+    gone = item_id in removed.ids
+    if not gone and known is not None and known(item_id):
         return None
     try:
-        picture = decode(content, preparation) if isinstance(content, bytes) else prepare_array(content, preparation)
+        picture = _prepared(content, preparation)
     except Undecodable as error:
-        return str(error)
-    return sha256, content_hash(picture.pixels), picture
+        return Removed(item_id, None) if gone else str(error)
+    pixel_hash = content_hash(picture.pixels)
+    if gone or (removed.rows and _was_removed(content, pixel_hash, preparation, removed)):
+        return Removed(item_id, pixel_hash)
+    return sha256, pixel_hash, picture
+
+
+def _prepared(content: bytes | np.ndarray, preparation: Preparation) -> Decoded:
+    return decode(content, preparation) if isinstance(content, bytes) else prepare_array(content, preparation)
+
+
+def _was_removed(content: bytes | np.ndarray, pixel_hash: bytes, preparation: Preparation, removed: Removals) -> bool:
+    """Whether these are the pixels of an image that was removed, in this way of preparing them or in an earlier one."""
+    return pixel_hash in removed.pixels.get(told(preparation), ()) or any(
+        content_hash(_prepared(content, other).pixels) in hashes for other, hashes in removed.others(preparation)
+    )
 
 
 def _record(found: Found, entry: Entry, result: Result, pixels: BinaryIO) -> None:
     if result is None:
         found.files += 1
         found.known += 1
+        return
+    if isinstance(result, Removed):
+        found.removed.append(result.item_id)
+        if result.pixel_hash is not None:
+            found.removed_pixels.add(result.pixel_hash)
         return
     if isinstance(result, str):
         if entry.counts:

@@ -1,8 +1,8 @@
 """Sources of files: a folder tree, or zip and tar archives read without unpacking them.
 
-The label of an image is the first folder that it lies in (below its batch). Hidden files are passed over, and so
-is a README.md; a file whose suffix is not an image's is listed as rejected but not held against the data. A folder may
-carry a table of attributes (`aecore/data/attributes.py`).
+Hidden files are passed over, and so is a README.md; a file whose suffix is not an image's is listed as rejected but not
+held against the data. What folders mean is said in `aecore/data/layout.py`; a folder may carry a table of attributes
+(`aecore/data/attributes.py`).
 """
 
 from __future__ import annotations
@@ -21,9 +21,10 @@ from pathlib import Path, PurePosixPath
 from typing import IO, TYPE_CHECKING, cast
 
 from aecore.config import UserError
-from aecore.data.attributes import FILES, read_attributes
+from aecore.data.attributes import is_table, read_attributes
 from aecore.data.decode import SUFFIXES
-from aecore.data.entry import Entry, Source, Unreadable, rejected
+from aecore.data.entry import Entry, Source, SplitFolders, Unreadable, rejected
+from aecore.data.layout import taken_for_splits, top_folders
 from aecore.data.listing import hidden, size_of, walk
 
 if TYPE_CHECKING:
@@ -62,15 +63,26 @@ READ_ERRORS = (Unreadable, OSError, RuntimeError, NotImplementedError, zipfile.B
 """What an entry's `read` may raise: the reason why that one entry is rejected."""
 
 
-def folder(path: Path, limit: int, *, batches: bool, types: Mapping[str, pa.DataType] | None = None) -> Source:
+def folder(
+    path: Path,
+    limit: int,
+    *,
+    batches: bool,
+    split_folders: SplitFolders,
+    types: Mapping[str, pa.DataType] | None = None,
+) -> Source:
     """Open a tree of images; its attributes are of `types`, where known. Raises UserError where there is none."""
     _require_there(path)
     if not path.is_dir():
         raise UserError(f"data.path {path} is a file; source: folder expects a folder (archives: source: archive).")
     listed = [(seen.name, seen.size) for seen in walk(path)]
-    names = [name for name, _ in listed if name not in FILES]
+    names = [name for name, _ in listed if not is_table(name)]
     if not names:
         raise UserError(f"{path} is an empty folder: put images there, or name another folder.")
+    judged = (name for name in names if _judge(name, "") is None and ("/" in name or not batches))
+    tops = top_folders(judged, batches=batches)
+    if split_folders == "always":  # told before anything is read
+        taken_for_splits(tops, split_folders)
     attributes = read_attributes(path, names, types)
     described = None if attributes is None else set(attributes.column(0).to_pylist())
 
@@ -84,7 +96,9 @@ def folder(path: Path, limit: int, *, batches: bool, types: Mapping[str, pa.Data
                 entry = rejected(name, batch, "it has no row in the table of attributes", counts=_counts(name))
             yield entry or Entry(name, batch, partial(_read_file, path / name, limit), _counts(name))
 
-    return Source(entries(), len(names), attributes=attributes, files=listed)
+    return Source(
+        entries(), len(names), attributes=attributes, split_folders=split_folders, top_folders=tops, files=listed
+    )
 
 
 def files(paths: Sequence[Path], limit: int) -> Source:
@@ -97,7 +111,7 @@ def files(paths: Sequence[Path], limit: int) -> Source:
     return Source(entries(), len(paths))
 
 
-def archive(path: Path, limit: int, *, batches: bool) -> Source:
+def archive(path: Path, limit: int, *, batches: bool, split_folders: SplitFolders) -> Source:
     """Open one archive or, with `batches`, a folder of archives, each a batch. Raises UserError."""
     _require_there(path)
     if batches:
@@ -128,25 +142,8 @@ def archive(path: Path, limit: int, *, batches: bool) -> Source:
             else:
                 yield from _tar_entries(file, batch, limit)
 
-    return Source(entries(), None, packed=True, files=[(file.name if batches else "", size_of(file)) for file in files])
-
-
-def folder_labels(paths: Sequence[str], batches: Sequence[str], *, packed: bool) -> list[str | None]:
-    """Return the label of each path: its first folder below the batch, None for an image in no folder.
-
-    In an archive (`packed`), one top folder around further folders is packaging and is passed over. One label for
-    all images says nothing, so there it is None.
-    """
-    inside = [p.removeprefix(f"{b}/") if b else p for p, b in zip(paths, batches, strict=True)]
-    folders = [PurePosixPath(p).parts[:-1] for p in inside]
-    if packed:
-        for batch in set(batches):
-            mine = [i for i, b in enumerate(batches) if b == batch]
-            while len({folders[i][:1] for i in mine}) == 1 and any(len(folders[i]) > 1 for i in mine):
-                for i in mine:
-                    folders[i] = folders[i][1:]
-    labels = [f[0] if f else None for f in folders]
-    return labels if len(set(labels)) > 1 else [None] * len(labels)
+    listed = [(file.name if batches else "", size_of(file)) for file in files]
+    return Source(entries(), None, packed=True, split_folders=split_folders, files=listed)
 
 
 def _require_there(path: Path) -> None:
@@ -160,6 +157,8 @@ def _judge(name: str, batch: str) -> Entry | None:
         name.encode()
     except UnicodeEncodeError:
         return rejected(name, batch, "its name is not UTF-8: rename it")
+    if is_table(PurePosixPath(name).name):
+        return rejected(name, batch, "a table of attributes is read at the top of a folder alone", counts=False)
     suffix = PurePosixPath(name).suffix.lower()
     if suffix in UNREAD_SUFFIXES:
         return rejected(name, batch, f"{suffix} is not a format that is read: convert it to PNG or JPEG")

@@ -103,13 +103,18 @@ class Collection:
             result = np.where(rows < 0, result, start + rows)
         return result.reshape(np.shape(ids))
 
-    def shows(self, pixel_hashes: Sequence[str]) -> np.ndarray:
-        """Of each hash, in hexadecimal, whether an image that answers has these prepared pixels, bool (m,)."""
-        known = np.zeros(len(pixel_hashes), bool)
-        for start, segment in zip(self.starts, self.segments, strict=False):
-            for wanted, row in segment.images.with_pixels(pixel_hashes):
-                known[wanted] |= bool(len(self.answering(np.array([start + row]))))
-        return known
+    def showing(self, pixel_hashes: Sequence[str]) -> np.ndarray:
+        """Position of an image that answers with each of these prepared pixels (hexadecimal), int64; -1: there is none.
+
+        The hashes are different from each other.
+        """
+        shown = np.full(len(pixel_hashes), -1, np.int64)
+        for start, segment in zip(self.starts.tolist(), self.segments, strict=False):
+            found = np.array(list(segment.images.with_pixels(pixel_hashes)), np.int64).reshape(-1, 2)
+            found[:, 1] += start
+            found = found[np.isin(found[:, 1], self.answering(found[:, 1]))]
+            shown[found[:, 0]] = found[:, 1]
+        return shown
 
     def matching(self, where: str, clusters: np.ndarray | None = None) -> np.ndarray:
         """Positions, ascending, of the images that meet the condition `where` (see `aecore.search.filters`).

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from aecore.config import UserError
+from aecore.data.images import folded
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -30,6 +32,8 @@ def matching(items: pa.Table, where: str) -> np.ndarray:
     import duckdb
     import pyarrow as pa
 
+    twins = _twins(items.column_names)
+    items = items.drop_columns(twins)
     numbered = items.append_column(POSITION, pa.array(np.arange(len(items), dtype=np.int64)))
     try:
         with duckdb.connect(config=SHUT) as database:
@@ -38,5 +42,12 @@ def matching(items: pa.Table, where: str) -> np.ndarray:
         reason = str(error).splitlines()[0]
         raise UserError(
             f"--where {where!r} is no condition over the images: {reason}. Columns: {', '.join(items.column_names)}."
+            + (f" No condition can tell {', '.join(twins)} apart: rename them, then `prepare` again." if twins else "")
         ) from error
     return np.sort(np.asarray(found, dtype=np.int64))
+
+
+def _twins(names: list[str]) -> list[str]:
+    """Names that differ in case alone, which are one to SQL: a condition would take the first for any of them."""
+    count = Counter(map(folded, names))
+    return [name for name in names if count[folded(name)] > 1]

@@ -1,7 +1,8 @@
 """`Growth`: what a published copy has gained and lost since it was made, as a chain of generations.
 
     serving/grown/<id>/segments/<name>/    a segment: data/ embeddings/ index/ (see `aecore.search.segment`)
-    serving/grown/<id>/000007/             a generation: which segments there are, and the rows removed from each
+    serving/grown/<id>/000007/             a generation: which segments there are, the rows removed from each, and the
+                                           files that were added with the pixels of an image that was there
     serving/grown/<id>/current             symbolic link to the generation that counts, switched in one rename
 
 Nothing here is ever changed, only replaced: the copy itself stays what was published. A kill at any time leaves
@@ -19,12 +20,17 @@ import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from aecore import artifact
 from aecore.artifact import Manifest
 from aecore.config import UserError, WorkFailed
+from aecore.data.images import ALIASES, no_aliases
+
+if TYPE_CHECKING:
+    import pyarrow as pa
 
 CURRENT = "current"
 KINDS = ("data", "embeddings", "index")
@@ -94,6 +100,15 @@ class Growth:
             removed = {segment: np.load(generation / f"{segment}.npy") for segment in manifest.facts["removed"]}
             return cls(number, manifest.facts["segments"], removed, manifest, hold)
 
+    def aliases(self) -> pa.Table:
+        """The table of files that were added with the pixels of an image that was there."""
+        import pyarrow.parquet as pq
+
+        if self.manifest is None or ALIASES not in self.manifest.files:
+            return no_aliases()
+        assert self.manifest.path is not None
+        return pq.read_table(self.manifest.path / ALIASES)
+
     @property
     def counts(self) -> tuple[int, int]:
         """Images that were added and are there, and images of the base that were removed."""
@@ -133,8 +148,19 @@ def generation(copy: Path) -> Path:
     return growth_folder(copy) / _name(_current(growth_folder(copy)))
 
 
-def commit(copy: Path, index: Manifest, segments: Sequence[str], removed: Mapping[str, np.ndarray]) -> None:
-    """Make the next generation and switch to it; the caller holds the lock. `index` is the base's."""
+def commit(
+    copy: Path,
+    index: Manifest,
+    segments: Sequence[str],
+    removed: Mapping[str, np.ndarray],
+    aliases: pa.Table,
+) -> None:
+    """Make the next generation and switch to it; the caller holds the lock. `index` is the base's.
+
+    `aliases` is the whole table of files with the pixels of an image, which may lie in any segment.
+    """
+    import pyarrow.parquet as pq
+
     folder = growth_folder(copy)
     name = _name(_current(folder) + 1)
     parts = {segment: artifact.read_manifest(segment_path(copy, segment) / "index", "index") for segment in segments}
@@ -150,6 +176,8 @@ def commit(copy: Path, index: Manifest, segments: Sequence[str], removed: Mappin
     with artifact.writing(folder / name, "growth", {"index": index}, facts) as directory:
         for segment, gone in rows.items():
             np.save(directory / f"{segment}.npy", gone)
+        if len(aliases):
+            pq.write_table(aliases, directory / ALIASES, compression="zstd")
     artifact.point(folder / CURRENT, name)
 
 

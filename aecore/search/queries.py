@@ -157,6 +157,8 @@ def open_ids(path: Path) -> ParquetFile:
     schema = file.schema_arrow
     if "id" not in schema.names:
         raise UserError(f"--ids {path} has no column `id`; it has {', '.join(schema.names)}.")
+    if schema.names.count("id") > 1:
+        raise UserError(f"--ids {path} has {schema.names.count('id')} columns `id`: rename all but one.")
     if not (pa.types.is_integer(kind := schema.field("id").type) or pa.types.is_string(kind)):
         raise UserError(f"--ids {path}: the column `id` holds {kind}; expected int64, or text of whole numbers.")
     return file

@@ -7,15 +7,19 @@ import os
 import sys
 from itertools import count
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from aecore import artifact
 from aecore.artifact import Manifest
 from aecore.config import UserError
-from aecore.data.images import Images
+from aecore.data.images import ALIASES, Images, no_aliases
 from aecore.search.growth import BASE, Growth, commit, damaged, generation, growth_folder, segment_path
 from aecore.search.vector_index import NONE
+
+if TYPE_CHECKING:
+    import pyarrow as pa
 
 ITEMS = "items.parquet"
 
@@ -23,10 +27,11 @@ ITEMS = "items.parquet"
 def mend(copy: Path, index: Manifest) -> bool:
     """Where what a copy grew by is damaged, go on with what is whole of it, and say what is lost.
 
-    Returns whether it was. Where it cannot even be told what there was, all of it is moved away.
+    Returns whether it was. Where it cannot even be told what there was, all of it is moved away. Rows that were removed
+    may answer again after it: the list of what was removed has to be applied anew (see `aecore.serve.forget`).
     """
     try:
-        growth, unknown = _salvaged(copy, index)
+        growth, unknown, aliases = _salvaged(copy, index)
     except (UserError, OSError) as error:
         _set_aside(copy, error)
         return True
@@ -42,34 +47,32 @@ def mend(copy: Path, index: Manifest) -> bool:
         print(f"; add them again: {named} has {len(paths):,} of their paths" if paths else "", file=sys.stderr)
     if paths:
         artifact.write_text(named, "".join(f"{path}\n" for path in paths))
-    again = sum(growth.manifest.facts["removed"][segment] for segment in unknown) if growth.manifest else 0
-    if again:
-        print(f"aecore publish: {again:,} images that had been removed are found again: remove them again",
-              file=sys.stderr)  # fmt: skip
     whole = [segment for segment in growth.segments if segment not in broken]
-    commit(copy, index, whole, {name: rows for name, rows in growth.removed.items() if name in (BASE, *whole)})
+    commit(copy, index, whole, {name: rows for name, rows in growth.removed.items() if name in (BASE, *whole)},
+           aliases)  # fmt: skip
     return True
 
 
-def _salvaged(copy: Path, index: Manifest) -> tuple[Growth, dict[str, str]]:
-    """The current generation as far as its rows removed can be told, and of which segments they cannot, and why not.
+def _salvaged(copy: Path, index: Manifest) -> tuple[Growth, dict[str, str], pa.Table]:
+    """The current generation as far as its files can be read, what is wrong with the others, and its aliases.
 
     Raises UserError where its manifest is damaged, or another index's.
     """
     folder = generation(copy)
     if not int(folder.name):
-        return Growth(), {}
+        return Growth(), {}, no_aliases()
     manifest = artifact.load_manifest(folder, "growth")
     artifact.check_chain(index, manifest)
-    removed, unknown = {}, {}
-    for segment in manifest.facts["removed"]:
-        file = f"{segment}.npy"
+    unknown = {}
+    for file in manifest.files:
         try:
             artifact.verify(folder, dataclasses.replace(manifest, files={file: manifest.files[file]}), deep=True)
-            removed[segment] = np.load(folder / file)
         except (UserError, OSError) as error:
-            unknown[segment] = str(error)
-    return Growth(int(folder.name), manifest.facts["segments"], removed, manifest), unknown
+            unknown[file] = str(error)
+    names = [segment for segment in manifest.facts["removed"] if f"{segment}.npy" not in unknown]
+    removed = {segment: np.load(folder / f"{segment}.npy") for segment in names}
+    growth = Growth(int(folder.name), manifest.facts["segments"], removed, manifest)
+    return growth, unknown, no_aliases() if ALIASES in unknown else growth.aliases()
 
 
 def _paths_in(copy: Path, growth: Growth, segment: str) -> list[str]:
@@ -92,7 +95,7 @@ def _set_aside(copy: Path, why: Exception) -> None:
     names = (folder.with_name(f"{copy.name}.damaged-{number}") for number in count(1))
     aside = next(path for path in names if not path.exists())
     print(f"aecore publish: {why}", file=sys.stderr)
-    print(f"aecore publish: so what had been added to {copy} is not found any more, and what had been removed is found "
-          f"again. It is moved to {aside} (segments/*/data/items.parquet there have the paths and ids of what had been "
-          "added): add and remove it again, then remove that folder", file=sys.stderr)  # fmt: skip
+    print(f"aecore publish: so what had been added to {copy} is not found any more. It is moved to {aside} "
+          "(segments/*/data/items.parquet there have the paths of it): add it again, then remove that folder",
+          file=sys.stderr)  # fmt: skip
     os.rename(folder, aside)

@@ -6,6 +6,7 @@
     serving/history.jsonl   append-only: {"action": "publish" | "rollback", "id", "previous", "time"}, written just
                             before the switch it announces, so that it never lacks one
     serving/grown/<id>/     what was added to a copy and removed from it since (see `aecore.search.growth`)
+    serving/removed.csv     what was removed, from whichever copy (see `aecore.data.removed`)
     serving/.lock           held, by the kernel, while one process changes what is served
 
 A kill at any time leaves `current` at the old copy or at the new one. Files are hard links where the file system
@@ -29,12 +30,17 @@ import numpy as np
 from aecore import artifact, config
 from aecore.artifact import Manifest
 from aecore.config import Runtime, UserError, WorkFailed
+from aecore.data.removed import Removals
 from aecore.embedding import Encoder
 from aecore.search.growth import Growth, growth_folder, sweep, verify
 from aecore.search.searcher import EXTRAS, PARTS, Searcher, Source
+from aecore.serve import forget
+from aecore.serve.carry import added_ids, carry
 from aecore.serve.lock import locked
 from aecore.serve.mend import mend
 
+SHOWN = 10
+"""Images that stay behind are named, up to so many."""
 KEEP = 3
 """Copies kept: the current one and those that were current last."""
 GOLDEN = 8
@@ -43,14 +49,15 @@ TOLERANCE = 1e-3
 """Of a code's length, between stored and new code: another device or TF32 stays below, another model is far above."""
 
 
-def publish(root: Path = Path()) -> None:
+def publish(root: Path = Path(), leave_behind: bool = False) -> None:
     """Verify the workspace's artefacts byte by byte, copy them to `serving/<id>`, test the copy and serve it.
 
-    Prints what is served now. Raises UserError where an artefact is missing, WorkFailed where one is damaged, where
-    they were not made from each other, where the copy does not find its own images, and while another process
-    publishes; `current` is then what it was.
+    What had been added to the copy before goes with it, what was removed stays away. Prints what is served now. Raises
+    UserError where an artefact is missing, WorkFailed where one is damaged, where they were not made from each other,
+    where the copy does not find its own images, where images that had been added cannot be had in the new copy (unless
+    they may be left behind), and while another process publishes; `current` is then what it was.
     """
-    device = config.section(Runtime, "run", root / config.PARAMS).device
+    runtime = config.section(Runtime, "run", root / config.PARAMS)
     serving = root / config.SERVING
     with locked(serving):
         workspace = Source("workspace", root)
@@ -60,48 +67,74 @@ def publish(root: Path = Path()) -> None:
         name, previous = copy_id(parts), _current(serving)
         copy = serving / name
         _remove_orphans(serving)
+        removals = forget.known(root)
         whole = _is_whole(copy)
         if not whole:
-            _copy(workspace, copy, parts, device)
+            _copy(workspace, copy, parts, runtime.device)
         mended = mend(copy, parts["index"])
+        published = Source("published", copy)
+        carried = 0
+        if previous is not None and previous != name:
+            carried = _carry_over(root, previous, published, removals, runtime, leave_behind)
+        gone = forget.enforce(root, published, removals)
         sweep(copy)
-        if whole and not mended and name == previous:
+        if whole and not mended and not gone and name == previous:
             print(f"{copy} is published and current already: nothing to do")
             return
         if name != previous:
-            _tell_left_behind(serving, previous)
             _switch(serving, "publish", name, previous)
-        removed = _remove_old(serving)
-        added, gone = Growth.read(copy, parts["index"]).counts
-    print(f"published {copy} ({parts['data'].facts['count'] + added - gone:,} images)", end="")
+        old = _remove_old(serving)
+        added, removed = Growth.read(copy, parts["index"]).counts
+    print(f"published {copy} ({parts['data'].facts['count'] + added - removed:,} images)", end="")
     print(f", in place of {previous}" if previous and previous != name else "", end="")
-    print(f"; removed {', '.join(removed)}: the last {KEEP} are kept" if removed else f"; the last {KEEP} are kept")
+    print(f"; {carried:,} images that had been added were carried over" if carried else "", end="")
+    print(f"; {gone:,} that had been removed stay away" if gone else "", end="")
+    print(f"; removed {', '.join(old)}: the last {KEEP} are kept" if old else f"; the last {KEEP} are kept")
 
 
-def _tell_left_behind(serving: Path, previous: str | None) -> None:
-    """Say on standard error what was added to the previous copy, or removed from it, and is not so in the new one."""
-    if previous is None or not (serving / previous).is_dir():
-        return
+def _carry_over(
+    root: Path, previous: str, new: Source, removals: Removals, runtime: Runtime, leave_behind: bool
+) -> int:
+    """Add to the new copy what had been added to the one before; returns how many images.
+
+    What cannot be had there is listed. Raises WorkFailed then, unless it may be left behind.
+    """
+    old = new.directory.parent / previous
+    if not growth_folder(old).is_dir():
+        return 0
+    carried, behind = 0, list[str]()
     try:
-        index = artifact.read_manifest(serving / previous / "index", "index")
-        mend(serving / previous, index)
-        added, removed = Growth.read(serving / previous, index).counts
+        mend(old, artifact.read_manifest(old / "index", "index"))
+        carried, behind = carry(root, old, new, removals, runtime)
     except UserError as error:
-        print(f"aecore publish: {previous} is damaged ({error}): whether images had been added to it, or removed from "
-              "it, cannot be told", file=sys.stderr)  # fmt: skip
-        return
-    if added:
-        print(f"aecore publish: {added:,} images had been added to {previous} and are not in the new copy, unless "
-              "data.path holds them: add them again", file=sys.stderr)  # fmt: skip
-    if removed:
-        print(f"aecore publish: {removed:,} images had been removed from {previous} and are found again, unless they "
-              "were taken out of data.path: remove them again", file=sys.stderr)  # fmt: skip
+        told = f"what had been added to {old}, if anything, cannot be told ({error})"
+        if not leave_behind:
+            raise WorkFailed(
+                f"{told}: bring it back, or run {artifact.PUBLISH} with --leave-behind. Nothing was switched."
+            ) from error
+        print(f"aecore publish: {told}, and stays behind", file=sys.stderr)
+    if behind := sorted(behind):
+        named = new.directory.parent / f"behind-{previous}.txt"
+        artifact.write_text(named, "".join(f"{path}\n" for path in behind))
+        more = f", and {len(behind) - SHOWN:,} more ({named} has them all)" if len(behind) > SHOWN else f" ({named})"
+        told = (
+            f"{len(behind):,} images that had been added to {previous} cannot be encoded for {new.directory.name}, "
+            "which has images of another size, since their files are not where they were, or have changed: "
+            f"{', '.join(behind[:SHOWN])}{more}"
+        )
+        if not leave_behind:
+            raise WorkFailed(
+                f"{told}. Bring them back, or run {artifact.PUBLISH} with --leave-behind. Nothing was switched."
+            )
+        print(f"aecore publish: {told}. They stay behind.", file=sys.stderr)
+    return carried
 
 
 def rollback(root: Path = Path()) -> None:
     """Serve the copy that was current before this one was published; again goes back further, never to one left so.
 
-    Raises UserError where none came before, WorkFailed where it is gone or damaged; `current` is then what it was.
+    What was removed meanwhile stays away. Raises UserError where none came before, WorkFailed where it is gone or
+    damaged; `current` is then what it was.
     """
     serving = root / config.SERVING
     if not serving.is_dir():
@@ -127,8 +160,22 @@ def rollback(root: Path = Path()) -> None:
         except UserError as error:
             raise WorkFailed(f"{error} (It mends what the workspace holds: bring the artefacts of {before} back there "
                              "with git and DVC first.)") from error  # fmt: skip
+        source = Source("published", serving / before)
+        gone = forget.enforce(root, source, forget.known(root))
+        sweep(source.directory)
+        _tell_left(serving / now, source)
         _switch(serving, "rollback", before, now)
-    print(f"rolled back from {now} to {serving / before}")
+    print(f"rolled back from {now} to {serving / before}", end="")
+    print(f"; {gone:,} images that had been removed stay away" if gone else "")
+
+
+def _tell_left(copy: Path, other: Source) -> None:
+    """Say on standard error how many images that were added to a copy another one does not have."""
+    with contextlib.suppress(UserError):  # it is damaged: that is why it is left
+        ids = added_ids(copy)
+        if len(ids) and (left := int((Searcher.open(other).collection.positions(ids) < 0).sum())):
+            print(f"aecore rollback: {left:,} images that were added to {copy.name} are not in {other.directory}: add "
+                  "them again", file=sys.stderr)  # fmt: skip
 
 
 def copy_id(parts: dict[str, Manifest]) -> str:

@@ -7,14 +7,14 @@ import sys
 from collections.abc import Iterable, Iterator, Sequence
 from itertools import chain
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from aecore import artifact
 from aecore.artifact import Manifest
-from aecore.data.images import Images, shard_name
-from aecore.data.items import SHARD_BYTES, no_aliases, write_table
+from aecore.data.images import ALIASES, Images, no_aliases, shard_name
+from aecore.data.items import SHARD_BYTES, write_table
 from aecore.search import storage
 from aecore.search.filling import fill
 from aecore.search.growth import BASE, commit, new_segment, segment_path, sweep
@@ -39,16 +39,25 @@ LOSSY = 0.25
 
 
 def append(
-    source: Source, searcher: Searcher, items: pa.Table, blocks: Iterable[tuple[np.ndarray, np.ndarray]]
+    source: Source,
+    searcher: Searcher,
+    items: pa.Table,
+    blocks: Iterable[tuple[np.ndarray, np.ndarray]],
+    aliases: pa.Table | None = None,
 ) -> None:
     """Add images to the published copy `source`, open as `searcher`, for good; needs the lock, and `tidied` after it.
 
-    `items` is the whole table, `blocks` as in `write_segment`.
+    `items` is the whole table, it may be empty, `blocks` as in `write_segment`; `aliases` are files with the pixels of
+    an image that is in either.
     """
-    copy, growth = source.directory, searcher.growth
-    name = new_segment()
-    write_segment(segment_path(copy, name), searcher.base, len(items), [items], blocks)
-    commit(copy, searcher.manifest, [*growth.segments, name], growth.removed)
+    import pyarrow as pa
+
+    copy, growth, names = source.directory, searcher.growth, list(searcher.growth.segments)
+    if len(items):
+        names.append(new_segment())
+        write_segment(segment_path(copy, names[-1]), searcher.base, len(items), [items], blocks)
+    known = growth.aliases()
+    commit(copy, searcher.manifest, names, growth.removed, pa.concat_tables([known, aliases]) if aliases else known)
 
 
 def retire(source: Source, searcher: Searcher, positions: np.ndarray) -> None:
@@ -56,7 +65,24 @@ def retire(source: Source, searcher: Searcher, positions: np.ndarray) -> None:
     names, removed = [BASE, *searcher.growth.segments], dict(searcher.growth.removed)
     for place, _, rows in searcher.collection.split(positions):
         removed[names[place]] = np.union1d(searcher.collection.segments[place].removed, rows)
-    commit(source.directory, searcher.manifest, list(searcher.growth.segments), removed)
+    commit(source.directory, searcher.manifest, list(searcher.growth.segments), removed, searcher.growth.aliases())
+
+
+def restore(source: Source, searcher: Searcher, ids: np.ndarray) -> int:
+    """Let removed images with these ids answer again, for good, as far as they are in the published copy still.
+
+    Needs the lock, and `tidied` after it; returns how many do.
+    """
+    removed, back = dict(searcher.growth.removed), 0
+    wanted = ids[searcher.collection.positions(ids) < 0]
+    for name, segment in zip([BASE, *searcher.growth.segments], searcher.collection.segments, strict=True):
+        again = np.isin(segment.ids[segment.removed], wanted)
+        wanted = np.setdiff1d(wanted, segment.ids[segment.removed[again]])  # none of them twice
+        removed[name], back = segment.removed[~again], back + int(again.sum())
+    if back:
+        names = list(searcher.growth.segments)
+        commit(source.directory, searcher.manifest, names, removed, searcher.growth.aliases())
+    return back
 
 
 def tidied(source: Source, model: Manifest | None = None) -> Searcher:
@@ -89,7 +115,7 @@ def _rewrite(copy: Path, searcher: Searcher, together: Sequence[int]) -> None:
     name = _merged(copy, searcher, together)
     left = [other for place, other in enumerate(searcher.growth.segments) if place not in together]
     removed = {segment: rows for segment, rows in searcher.growth.removed.items() if segment in (BASE, *left)}
-    commit(copy, searcher.manifest, [*left, *([name] if name else [])], removed)
+    commit(copy, searcher.manifest, [*left, *([name] if name else [])], removed, searcher.growth.aliases())
 
 
 def write_segment(
@@ -114,7 +140,7 @@ def write_segment(
         with artifact.writing(directory / "data", "data", {}, facts) as data:
             _write_rows(data, directory, shards, base, blocks)
             write_table(data / "items.parquet", _placed(tables, shards))
-            write_table(data / "aliases.parquet", [no_aliases()])
+            write_table(data / ALIASES, [no_aliases()])
         images = Images.open(directory / "data")
         sources["data"] = images.manifest
         facts = {"count": count, "dim": dim, "shards": shards}
@@ -133,6 +159,24 @@ def write_segment(
             fill(index, kind, _coded(embeddings, base), ids, files)
             storage.save(files, index, base.center, ids)
         Segment.open(directory.joinpath, sources["model"])  # what cannot be opened shall not be referred to
+
+
+def described(table: pa.Table, base: Segment) -> pa.Table:
+    """A table of images with the base's columns: labels are numbered as there, what it does not know is left out."""
+    import pyarrow as pa
+
+    names = base.images.label_names or []
+    labels = table["label_name"].to_pylist()
+    numbers = pa.array([names.index(label) if label in names else None for label in labels], pa.int32())
+    table = table.set_column(table.column_names.index("label"), "label", numbers)
+
+    def column(field: pa.Field) -> Any:
+        try:
+            return table[field.name].cast(field.type)
+        except (KeyError, pa.ArrowInvalid, pa.ArrowNotImplementedError):  # not there, or of another kind there
+            return pa.nulls(len(table), field.type)
+
+    return pa.table({field.name: column(field) for field in base.images.schema})
 
 
 def _coded(embeddings: Embeddings, base: Segment) -> Iterator[tuple[int, np.ndarray]]:

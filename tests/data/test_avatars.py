@@ -142,7 +142,7 @@ def test_the_set_is_the_same_twice_and_is_prepared_with_its_attributes(tmp_path:
 
     values = {"size": SIDE, "channels": 3, "fit": "crop", "split": {"train": 0.6, "validation": 0.2, "test": 0.2},
               "max_rejected": 0.0, "max_pixels": 10_000}  # fmt: skip
-    source = SourceConfig("avatars", str(tmp_path / "one"), False)
+    source = SourceConfig("avatars", str(tmp_path / "one"), False, "auto")
     prepare(source, build(PrepareConfig, values, "prepare"), Runtime(0, 1, "cpu"), tmp_path / "out")
     images = Images.open(tmp_path / "out")
     assert (images.count, images.shape, images.manifest.facts["rejected"]) == (60, (3, SIDE, SIDE), 0)
@@ -161,7 +161,7 @@ def test_the_set_is_the_same_twice_and_is_prepared_with_its_attributes(tmp_path:
 def test_fetch_draws_once_and_never_over_something_else(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(avatars, "COUNT", 8)
     path = tmp_path / "raw" / "avatars"
-    config = SourceConfig("avatars", str(path), False)
+    config = SourceConfig("avatars", str(path), False, "auto")
     assert fetch(config) == f"avatars: drew 8 images into {path}"
     assert len(list(path.glob("*/*.png"))) == 8
     before = tree(path)
@@ -196,4 +196,4 @@ def test_without_the_packages_the_extra_is_named(tmp_path: Path, monkeypatch: py
 
 def test_avatars_are_one_batch() -> None:
     with pytest.raises(UserError, match="batches is True; expected false with source: avatars"):
-        SourceConfig("avatars", "x", True)
+        SourceConfig("avatars", "x", True, "auto")

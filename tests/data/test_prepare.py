@@ -54,7 +54,7 @@ def run(
     path: Path, out: Path, source: str = "folder", batches: bool = False, threads: int = 2, **changes: Any
 ) -> prepare.Summary:
     config = build(PrepareConfig, VALUES | changes, "prepare")
-    return prepare.prepare(SourceConfig(source, str(path), batches), config, Runtime(0, threads, "cpu"), out)
+    return prepare.prepare(SourceConfig(source, str(path), batches, "auto"), config, Runtime(0, threads, "cpu"), out)
 
 
 def rows(out: Path, table: str = "items") -> list[dict[str, Any]]:
@@ -231,10 +231,10 @@ def test_zip_tar_and_folder_give_the_same_shards(tmp_path: Path) -> None:
 def test_the_listing_is_taken_before_the_first_file_is_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     source, read = fill(tmp_path / "in", range(40)), prepare.read_all
 
-    def late(*arguments: Any) -> Any:
+    def late(*arguments: Any, **named: Any) -> Any:
         fill(source, range(40, 43))
         (source / "000.png").unlink()
-        return read(*arguments)
+        return read(*arguments, **named)
 
     monkeypatch.setattr(prepare, "read_all", late)
     run(source, tmp_path / "out", max_rejected=0.5)
@@ -426,7 +426,7 @@ def test_main_reads_params_and_prints_one_line(
     fill(tmp_path / "pictures", range(40))
     Path("params.yaml").write_text(
         "run: {seed: 0, threads: 1, device: cpu}\n"
-        "data: {source: folder, path: pictures, batches: false}\n"
+        "data: {source: folder, path: pictures, batches: false, split_folders: auto}\n"
         "prepare: {size: 6, channels: 1, fit: crop, split: {train: 0.6, validation: 0.2, test: 0.2}, "
         "max_rejected: 0.1, max_pixels: 10000}\n"
     )

@@ -17,8 +17,8 @@ from aecore.data.arrays import BUNDLED_FILES, read_images, read_labels, write_id
 from aecore.data.decode import content_hash, content_id
 from aecore.data.entry import Entry, Unreadable
 from aecore.data.fetch import DEBIAN, choose_bundle, fetch, make_bundle
+from aecore.data.layout import read_layout
 from aecore.data.sources import SourceConfig, open_source
-from aecore.data.trees import folder_labels
 
 BUNDLE = Path(__file__).parents[2] / "data/raw/fashion_mnist_10k"
 LIMIT = 100_000
@@ -38,7 +38,11 @@ def put(root: Path, *names: str, content: bytes = b"") -> Path:
 
 
 def entries(source: str, path: Path, batches: bool = False, limit: int = LIMIT) -> list[Entry]:
-    return list(open_source(SourceConfig(source, str(path), batches), limit).entries)
+    return list(open_source(SourceConfig(source, str(path), batches, "auto"), limit).entries)
+
+
+def labels(paths: list[str], batches: list[str], packed: bool = False) -> list[str | None]:
+    return read_layout(paths, batches, packed=packed, split_folders="auto").labels
 
 
 def reason(entry: Entry) -> str:
@@ -50,18 +54,31 @@ def reason(entry: Entry) -> str:
 @pytest.mark.parametrize(
     ("values", "message"),
     [
-        ({"source": "foldr", "path": "x", "batches": False}, r"data\.source 'foldr' is not known.*'folder'"),
-        ({"source": "folder", "path": "", "batches": False}, r"data\.path"),
-        ({"source": "fashion_mnist", "path": "x", "batches": True}, r"data\.batches is True; expected false"),
-        ({"source": "torchvision:CIFAR10", "path": "x", "batches": True}, r"data\.batches"),
-        ({"source": "torchvision:a.b", "path": "x", "batches": False}, r"data\.source"),
-        ({"source": "torchvision:", "path": "x", "batches": False}, r"data\.source"),
-        ({"source": "folder", "path": "x"}, r"data\.batches is missing"),
+        ({"source": "foldr"}, r"data\.source 'foldr' is not known.*'folder'"),
+        ({"path": ""}, r"data\.path"),
+        ({"source": "fashion_mnist", "batches": True}, r"data\.batches is True; expected false"),
+        ({"source": "torchvision:CIFAR10", "batches": True}, r"data\.batches"),
+        ({"source": "torchvision:a.b"}, r"data\.source"),
+        ({"source": "torchvision:"}, r"data\.source"),
+        ({"split_folders": "allways"}, r"data\.split_folders is 'allways'.*did you mean 'always'"),
+        *(
+            ({"source": source, "split_folders": "always"}, rf"data\.split_folders is 'always'.*source: {source}")
+            for source in ("fashion_mnist_10k", "fashion_mnist", "avatars", "torchvision:CIFAR10")
+        ),
     ],
 )
 def test_configuration_is_strict(values: dict[str, object], message: str) -> None:
+    whole: dict[str, object] = {"source": "folder", "path": "x", "batches": False, "split_folders": "auto"}
     with pytest.raises(UserError, match=message):
-        build(SourceConfig, values, "params.yaml: data")
+        build(SourceConfig, whole | values, "params.yaml: data")
+
+
+@pytest.mark.parametrize("key", ["source", "path", "batches", "split_folders"])
+def test_no_key_may_be_missing(key: str) -> None:
+    whole = {"source": "folder", "path": "x", "batches": False, "split_folders": "auto"}
+    build(SourceConfig, whole, "params.yaml: data")
+    with pytest.raises(UserError, match=rf"data\.{key} is missing"):
+        build(SourceConfig, {name: value for name, value in whole.items() if name != key}, "params.yaml: data")
 
 
 def test_folder_is_read_in_sorted_order_without_hidden_files(tmp_path: Path) -> None:
@@ -80,7 +97,18 @@ def test_folder_is_read_in_sorted_order_without_hidden_files(tmp_path: Path) -> 
     assert [e.path for e in found] == ["a/x.PNG", "b/10.jpg", "b/2.png", "top.jpeg"]
     assert {e.batch for e in found} == {""}
     assert found[0].read() == (tmp_path / "a/x.PNG").read_bytes()
-    assert open_source(SourceConfig("folder", str(tmp_path), False), LIMIT).total == 4
+    assert open_source(SourceConfig("folder", str(tmp_path), False, "auto"), LIMIT).total == 4
+
+
+def test_a_table_of_attributes_that_is_not_read_says_why(tmp_path: Path) -> None:
+    """It is read at the top of a folder: not below, and not in an archive."""
+    put(tmp_path / "in", "a/attributes.csv", "a/x.png")
+    packed = make_archive(tmp_path / "x.zip", {"Attributes.CSV": b"path,x", "a/x.png": png()})
+    for source, path in (("folder", tmp_path / "in"), ("archive", packed)):
+        table, image = sorted(entries(source, path), key=lambda entry: entry.path.endswith("png"))
+        assert reason(table) == "a table of attributes is read at the top of a folder alone"
+        assert not table.counts
+        assert image.read()
 
 
 def test_what_is_no_image_by_name_is_rejected_and_does_not_count(tmp_path: Path) -> None:
@@ -99,7 +127,7 @@ def test_batches_are_the_first_folders(tmp_path: Path) -> None:
         ("b1", "b1/bags/1.png"), ("b1", "b1/shoes/1.png"), ("b2", "b2/shoes/1.png"), ("", "stray.png")]  # fmt: skip
     assert "beside the batch folders" in reason(found[3])
     paths, batches = [e.path for e in found[:3]], [e.batch for e in found[:3]]
-    assert folder_labels(paths, batches, packed=False) == ["bags", "shoes", "shoes"]
+    assert labels(paths, batches) == ["bags", "shoes", "shoes"]
 
 
 def test_a_name_that_is_not_utf8_is_rejected_with_its_bytes(tmp_path: Path) -> None:
@@ -191,7 +219,7 @@ def test_archive(name: str, tmp_path: Path) -> None:
     assert found["all/a/1.png"].read() == png(1)
     assert found["all/b/2.png"].read() == png(2)
     assert not found["all/notes.txt"].counts
-    assert folder_labels(["all/a/1.png", "all/b/2.png"], ["", ""], packed=True) == ["a", "b"]
+    assert labels(["all/a/1.png", "all/b/2.png"], ["", ""], packed=True) == ["a", "b"]
 
 
 @pytest.mark.parametrize("name", KINDS)
@@ -240,25 +268,7 @@ def test_a_folder_of_archives_is_batches(tmp_path: Path) -> None:
         ("2026-02.zip", "2026-02.zip/feb/shoes/a.png"),
         ("", "notes.txt"),
     ]
-    labels = folder_labels([e.path for e in found[:3]], [e.batch for e in found[:3]], packed=True)
-    assert labels == ["shoes", "bags", "shoes"]
-
-
-@pytest.mark.parametrize(
-    ("paths", "packed", "labels"),
-    [
-        (["a/1", "b/2", "3"], False, ["a", "b", None]),
-        (["a/1", "a/2"], False, [None, None]),
-        (["top/a/1", "top/b/2"], False, [None, None]),
-        (["top/a/1", "top/b/2"], True, ["a", "b"]),
-        (["x/y/a/1", "x/y/b/q/2"], True, ["a", "b"]),
-        (["top/1", "top/2"], True, [None, None]),
-        (["1", "2"], True, [None, None]),
-        ([], True, []),
-    ],
-)
-def test_folder_labels(paths: list[str], packed: bool, labels: list[str | None]) -> None:
-    assert folder_labels(paths, [""] * len(paths), packed=packed) == labels
+    assert labels([e.path for e in found[:3]], [e.batch for e in found[:3]], packed=True) == ["shoes", "bags", "shoes"]
 
 
 def write_fashion(folder: Path, train: int = 5, test: int = 3) -> Path:
@@ -336,7 +346,7 @@ def test_make_bundle_is_deterministic_and_in_the_original_order(tmp_path: Path) 
 
 def test_fetch_copies_from_the_package(tmp_path: Path) -> None:
     package = write_fashion(tmp_path / "package")
-    config = SourceConfig("fashion_mnist", str(tmp_path / "data"), False)
+    config = SourceConfig("fashion_mnist", str(tmp_path / "data"), False, "auto")
     assert "copied 4 files" in fetch(config, package)
     assert len(entries("fashion_mnist", tmp_path / "data")) == 8
     (tmp_path / "data" / "train-labels-idx1-ubyte.gz").unlink()
@@ -346,9 +356,9 @@ def test_fetch_copies_from_the_package(tmp_path: Path) -> None:
 
 
 def test_fetch_of_what_cannot_be_fetched(tmp_path: Path) -> None:
-    assert "nothing to fetch" in fetch(SourceConfig("folder", str(put(tmp_path, "x.png")), False))
+    assert "nothing to fetch" in fetch(SourceConfig("folder", str(put(tmp_path, "x.png")), False, "auto"))
     with pytest.raises(UserError, match="is not there"):
-        fetch(SourceConfig("folder", str(tmp_path / "missing"), False))
+        fetch(SourceConfig("folder", str(tmp_path / "missing"), False, "auto"))
 
 
 def test_torchvision_by_name(tmp_path: Path) -> None:
@@ -379,7 +389,7 @@ def test_a_failed_download_names_the_other_way(tmp_path: Path, monkeypatch: pyte
 
     monkeypatch.setattr("aecore.data.fetch.torchvision_parts", offline)
     with pytest.raises(WorkFailed, match="apt install dataset-fashion-mnist"):
-        fetch(SourceConfig("fashion_mnist", str(tmp_path / "data"), False), tmp_path / "no package")
+        fetch(SourceConfig("fashion_mnist", str(tmp_path / "data"), False, "auto"), tmp_path / "no package")
     assert list((tmp_path / "data").iterdir()) == []
 
 

@@ -249,12 +249,14 @@ def test_a_copy_that_grew_and_forgot_answers_in_full(
     (([], [], OUT), {"table": Path("data/prepared/rejected.parquet")}, "no column `id`; it has path, batch, reason"),
     (([], [], OUT), {"table": Path("wrong.parquet")}, "the column `id` holds double"),
     (([], [], OUT), {"table": Path("words.parquet")}, "the column `id` cannot be read"),
+    (([], [], OUT), {"table": Path("twice.parquet")}, "twice.parquet has 2 columns `id`: rename all but one"),
 ])  # fmt: skip
 def test_wrong_requests_name_what_is_wrong_and_leave_what_was_there(
     arguments: tuple[Any, ...], named: dict[str, Any], message: str, workspace: Path
 ) -> None:
     pq.write_table(pa.table({"id": [1.5]}), "wrong.parquet")
     pq.write_table(pa.table({"id": ["word"]}), "words.parquet")
+    pq.write_table(pa.table([[1], [2]], names=["id", "id"]), "twice.parquet")
     OUT.write_text("before")
     with pytest.raises(UserError, match=message) as caught:
         run(*arguments, **named)

@@ -67,6 +67,16 @@ def test_what_is_no_condition_is_refused_with_the_columns_there_are(where: str) 
         matching(ITEMS, where)
 
 
+@pytest.mark.parametrize("second", ["attribute.Smiling", "ATTRIBUTE.SMILING"])
+def test_columns_that_differ_in_case_alone_are_never_taken_for_each_other(second: str) -> None:
+    """A copy that was published before such tables were refused may hold them; DuckDB would take the first for both."""
+    items = ITEMS.append_column(second, pa.array(["no", "yes"] * 3))
+    for name in ("attribute.smiling", second, "attribute.smiling_1"):
+        with pytest.raises(UserError, match=rf"No condition can tell attribute\.smiling, {second} apart: rename them"):
+            matching(items, f'"{name}"')
+    assert matching(items, "label = 3").tolist() == [0, 2]
+
+
 def brute(searcher: Searcher, queries: np.ndarray, among: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray]:
     """Ids and distances by numpy alone, float64."""
     vectors = Embeddings.open().load().astype(np.float64)

@@ -23,8 +23,8 @@ from aecore.config import UserError, WorkFailed
 from aecore.embedding import Encoder
 from aecore.search import growth
 from aecore.search.searcher import Searcher, Source
-from aecore.serve import grow, lock
-from aecore.serve.grow import add, remove
+from aecore.serve import forget, grow, growing, lock
+from aecore.serve.grow import add, remove, withdraw
 from aecore.serve.publish import publish, rollback
 
 SIDE = 12
@@ -75,6 +75,48 @@ def test_what_was_added_finds_itself_and_is_told_apart(published: Source, capsys
         assert cli.main([command]) == 0, command
 
 
+def test_the_label_of_a_tree_that_comes_in_splits_lies_below_them(published: Source) -> None:
+    def labels(folder: str) -> dict[str, str | None]:
+        add([folder])
+        collection = Searcher.open(published).collection
+        items = collection.items(np.concatenate(list(collection.blocks(999))))
+        return {i["path"].rpartition("/")[0]: i["label_name"] for i in items if i["path"].startswith(f"{folder}/")}
+
+    for number, name in enumerate(("train/disc", "Test/oval", "val", "validation/oval/disc")):
+        draw(Path("more") / name, 2, seed=20 + number)
+    assert labels("more") == {
+        "more/train/disc": "disc", "more/Test/oval": "oval", "more/val": None, "more/validation/oval/disc": "disc"
+    }  # fmt: skip
+    draw(Path("test_only/test/oval"), 2, seed=30)
+    assert labels("test_only") == {"test_only/test/oval": "oval"}
+    with zipfile.ZipFile("more.zip", "w") as packed:
+        for name in ("train/disc", "test/oval"):
+            for path in draw(Path("packed") / name, 2, seed=len(name) + 50):
+                packed.write(path, path)
+    assert labels("more.zip") == {"more.zip/packed/train/disc": "disc", "more.zip/packed/test/oval": None}
+    for number, name in enumerate(("train/oval", "lorry/red")):  # a train is a vehicle, too
+        draw(Path("others") / name, 2, seed=40 + number)
+    assert labels("others") == {"others/train/oval": "train", "others/lorry/red": "lorry"}
+
+
+def test_folders_of_splits_are_labels_to_add_where_they_are_in_what_is_published(
+    workspace: Path, set_params: Any, capsys: pytest.CaptureFixture[str]
+) -> None:
+    Path("data/raw/shapes/disc").rename("data/raw/shapes/train")
+    Path("data/raw/shapes/square").rename("data/raw/shapes/test")
+    shutil.rmtree("data/raw/shapes/stripes")
+    set_params(data={"split_folders": "never"})
+    for stage in ("prepare", "train", "embed", "index"):
+        assert cli.main([stage]) == 0
+    assert "named after splits, and taken for labels" in capsys.readouterr().err
+    publish()
+    draw(Path("more/train/round"), 2)
+    add(["more"])
+    searcher = Searcher.open(Source.find())
+    items = searcher.collection.items(searcher.matching("split = 'added'"))
+    assert [item["label_name"] for item in items] == ["train", "train"]
+
+
 def test_what_is_there_is_passed_over(published: Source, capsys: pytest.CaptureFixture[str]) -> None:
     draw(Path("more"), 4)
     shutil.copy("data/raw/shapes/disc/000.png", "more/known.png")
@@ -122,6 +164,12 @@ def test_removed_images_are_not_found_and_may_come_back(published: Source, capsy
     assert set(searcher.search(codes, searcher.count).ids.ravel().tolist()).isdisjoint(base)
     with pytest.raises(UserError, match=f"id {base[0]} is not among the {before - 10} indexed images"):
         searcher.collection.item(base[0])
+    capsys.readouterr()
+    add(["more", "data/raw/shapes"])
+    assert "(148 there already, 10 removed before); 148 answer now" in capsys.readouterr().out
+    withdraw([str(i) for i in base])
+    assert "withdrew 3 removals; 3 of the images are found again" in capsys.readouterr().out
+    withdraw([row.id for row in forget.listed(Path()).rows])
     add(["more", "data/raw/shapes"])
     assert Searcher.open(published).count == before
 
@@ -169,7 +217,7 @@ def test_what_interrupts_it_is_told_with_what_was_added(
     where: str, published: Source, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr(grow, "BATCH", 4)
-    steps, step = [], getattr(grow, where)
+    steps, step = [], getattr(growing, where)
 
     def full(*arguments: Any) -> Any:
         steps.append(1)
@@ -177,7 +225,7 @@ def test_what_interrupts_it_is_told_with_what_was_added(
             raise OSError(28, "No space left on device")
         return step(*arguments)
 
-    monkeypatch.setattr(grow, where, full)
+    monkeypatch.setattr(growing, where, full)
     draw(Path("more"), 12)
     before = Searcher.open(published).count
     with pytest.raises(OSError, match="No space"):
@@ -208,6 +256,27 @@ def test_an_attribute_of_another_type_is_refused_before_anything_is_written(
     assert "no attribute new: left out" in capsys.readouterr().err
     searcher = Searcher.open(published)
     assert len(searcher.matching("split = 'added' and \"attribute.round\"")) == 1
+
+
+def test_an_attribute_of_another_case_is_the_published_one(workspace: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    names = [path.relative_to("data/raw/shapes") for path in sorted(Path("data/raw/shapes").rglob("*.png"))]
+    table = ["path,Größe,round", *(f"{name},klein,{str('disc' in str(name)).lower()}" for name in names)]
+    Path("data/raw/shapes/attributes.csv").write_text("\n".join(table) + "\n", encoding="utf-8")
+    for stage in ("prepare", "train", "embed", "index"):
+        assert cli.main([stage]) == 0
+    publish()
+    draw(Path("more"), 2)
+    named = "path,ROUND,gro\u0308ße\n000.png,false,groß\n./001.png,true,klein\n"
+    Path("more/Attributes.CSV").write_text(named, encoding="utf-8")
+    capsys.readouterr()
+    add(["more"])
+    assert "left out" not in capsys.readouterr().err
+    searcher = Searcher.open(Source.find())
+    assert len(searcher.matching("split = 'added' and \"attribute.round\" and \"attribute.Größe\" = 'klein'")) == 1
+    assert len(searcher.matching("split = 'added' and not \"attribute.round\" and \"attribute.Größe\" = 'groß'")) == 1
+    Path("more/Attributes.CSV").write_text("path,ROUND,Round\n000.png,false,true\n001.png,true,true\n")
+    with pytest.raises(UserError, match=r"Attributes\.CSV has columns 'ROUND' and 'Round', which are one to SQL"):
+        add(["more"])
 
 
 def test_a_workspace_does_not_grow(workspace: Path) -> None:
@@ -245,8 +314,8 @@ def test_growth_belongs_to_its_copy(published: Source, set_params: Any, capsys: 
         assert cli.main([stage]) == 0
     capsys.readouterr()
     publish()
-    assert f"3 images had been added to {published.directory.name}" in capsys.readouterr().err
-    assert Searcher.open(Source.find()).count == grown - 3
+    assert "3 images that had been added were carried over" in capsys.readouterr().out
+    assert Searcher.open(Source.find()).count == grown
     rollback()
     assert Searcher.open(Source.find()).count == grown
     (path,) = growth.growth_folder(published.directory).glob("segments/*/embeddings/vectors-00000.npy")

@@ -1,0 +1,570 @@
+"""What was removed stays removed, and what was added stays, whatever is published, rolled back and trained since."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import zipfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from aecore import cli
+from aecore.config import UserError, WorkFailed
+from aecore.data.decode import content_hash, content_id
+from aecore.data.images import Images
+from aecore.data.removed import Removals
+from aecore.embedding import Encoder
+from aecore.search.growth import growth_folder
+from aecore.search.searcher import Searcher, Source
+from aecore.serve import carry, forget, segments
+from aecore.serve.grow import add, remove, withdraw
+from aecore.serve.publish import publish, rollback
+from tests.search.test_searcher import brute
+from tests.serve import test_grow
+from tests.serve.test_grow import draw
+
+published = test_grow.published
+LIST = Path("data/removed.csv")
+REBUILD = ("prepare", "train", "embed", "index")
+
+
+def run(*stages: str) -> None:
+    for stage in stages:
+        assert cli.main([stage]) == 0, stage
+
+
+def id_of(file: Path) -> int:
+    return content_id(content_hash(file.read_bytes()))
+
+
+def answering() -> set[int]:
+    """Ids of all images that answer now."""
+    collection = Searcher.open(Source.find()).collection
+    return set(collection.ids(np.concatenate(list(collection.blocks(64)))).tolist())
+
+
+def same_picture(file: Path, target: Path) -> Path:
+    """Another file with the same pixels."""
+    target.parent.mkdir(parents=True, exist_ok=True)
+    Image.open(file).save(target)
+    return target
+
+
+DISC = Path("data/raw/shapes/disc")
+
+
+def test_a_removal_holds_over_publish_retraining_rebuild_rollback_and_add(
+    published: Source, set_params: Callable[..., None], capsys: pytest.CaptureFixture[str]
+) -> None:
+    gone = [id_of(DISC / f"00{n}.png") for n in range(3)]
+    remove(gone)
+    before = answering()
+    assert len(before) == 147
+    publish()
+    assert answering() == before
+    set_params(run={"seed": 1})
+    run("train", "embed", "index")  # the workspace has them still
+    capsys.readouterr()
+    publish()
+    assert "3 that had been removed stay away" in capsys.readouterr().out
+    assert answering() == before
+    run(*REBUILD)
+    assert Images.open().count == 147
+    publish()
+    assert answering() == before
+    rollback()
+    assert answering() == before
+    add([DISC])
+    assert answering() == before
+    rollback()
+    assert Source.find() == published
+    assert answering() == before
+
+
+@pytest.mark.parametrize("prepare", [{"size": 8}, {"fit": "pad", "size": [12, 10]}, {"channels": 3}])
+def test_a_removal_holds_for_every_file_of_the_picture_and_at_any_size(
+    prepare: dict[str, Any], published: Source, set_params: Callable[..., None]
+) -> None:
+    (added,) = draw(Path("more"), 1)
+    aliases = [same_picture(DISC / "001.png", Path("more/same.bmp")), same_picture(added, Path("more/again.tif"))]
+    add(["more"])
+    item = id_of(DISC / "001.png")
+    remove([item, id_of(added)])
+    assert forget.listed(Path()).ids == {item, id_of(added), *map(id_of, aliases)}
+    shutil.copytree("more", "data/raw/shapes/more")
+    same_picture(DISC / "001.png", Path("data/raw/shapes/never_seen.tif"))
+    (DISC / "001.png").unlink()
+    set_params(prepare=prepare)
+    run(*REBUILD)
+    publish()
+    shown = {row["path"] for row in Images.open().items.to_pylist()}
+    assert not {path for path in shown if "more" in path or "never" in path}
+    add(["more"])
+    assert len(answering()) == 149
+
+
+@pytest.mark.parametrize("whether", ["answers still", "is gone with its segment"])
+def test_withdrawing_lets_it_be_found_again(
+    whether: str, published: Source, capsys: pytest.CaptureFixture[str]
+) -> None:
+    files = draw(Path("more"), 8)
+    add(["more"])
+    before, wanted = answering(), id_of(files[2])
+    remove([wanted] if whether == "answers still" else [id_of(file) for file in files])
+    with pytest.raises(UserError, match="id 5 was not removed: `python -m aecore inspect --removed`"):
+        withdraw([wanted, 5])
+    assert wanted not in answering()
+    capsys.readouterr()
+    withdraw([wanted], as_json=True)
+    said = capsys.readouterr()
+    assert json.loads(said.out)["back"] == (whether == "answers still")
+    if whether != "answers still":
+        assert "aecore add FILE" in said.err
+        add([files[2]])
+        assert answering() == before - {id_of(file) for file in files} | {wanted}
+    else:
+        assert answering() == before
+    assert wanted not in forget.listed(Path()).ids
+    publish()
+    assert wanted in answering()
+
+
+def test_withdrawing_reaches_the_copies_that_are_kept(published: Source, set_params: Callable[..., None]) -> None:
+    gone = id_of(DISC / "001.png")
+    remove([gone])
+    set_params(run={"seed": 1})
+    run("train", "embed", "index")
+    publish()
+    withdraw([gone])
+    assert gone in answering()
+    rollback()
+    assert gone in answering()
+
+
+def test_removed_images_are_listed(published: Source, capsys: pytest.CaptureFixture[str]) -> None:
+    alias = same_picture(DISC / "001.png", Path("more/same.bmp"))
+    add([alias])
+    gone = id_of(DISC / "001.png")
+    remove([gone])
+    capsys.readouterr()
+    assert cli.main(["inspect", "--removed"]) == 0
+    assert f"{gone}  files: 2  prepared as 1x12x12 crop" in capsys.readouterr().out
+    assert cli.main(["inspect", "--removed", "--json"]) == 0
+    (told,) = json.loads(capsys.readouterr().out)["removed"]
+    assert told["id"] == str(gone)
+    assert set(told["ids"]) == {str(gone), str(id_of(alias))}
+    assert not {"001", "disc", "same"} & set(LIST.read_text().replace("/", ",").replace(".", ",").split(","))
+
+
+def test_removing_twice_is_no_fault(published: Source, capsys: pytest.CaptureFixture[str]) -> None:
+    gone = id_of(DISC / "001.png")
+    remove([gone])
+    remove([gone, id_of(DISC / "002.png")])
+    assert "removed 1 images; 148 answer now" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("then", ["publish", "the same again", "add", "remove another", "rollback"])
+def test_a_kill_after_the_list_was_written_forgets_all_the_same(
+    then: str, version: Callable[[int], str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for number in (0, 1):
+        version(number)
+        publish()
+    gone, other = id_of(DISC / "001.png"), id_of(DISC / "002.png")
+    with monkeypatch.context() as patch:
+        patch.setattr(segments, "commit", _killed)
+        with pytest.raises(KeyboardInterrupt):
+            remove([gone])
+    assert gone in answering()
+    {"publish": publish, "the same again": lambda: remove([gone]), "add": lambda: add(draw(Path("more"), 1)),
+     "remove another": lambda: remove([other]), "rollback": rollback}[then]()  # fmt: skip
+    assert gone not in answering()
+
+
+def _killed(*arguments: Any) -> None:
+    raise KeyboardInterrupt
+
+
+@pytest.fixture
+def version(workspace: Path) -> Callable[[int], str]:
+    from tests.serve import test_publish
+
+    made: Callable[[int], str] = test_publish.version.__wrapped__(workspace)
+    return made
+
+
+def test_a_kill_while_it_is_withdrawn_is_mended_by_the_same_command(
+    published: Source, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    gone = id_of(DISC / "001.png")
+    remove([gone])
+    with monkeypatch.context() as patch:
+        patch.setattr(forget, "record", _killed)
+        with pytest.raises(KeyboardInterrupt):
+            withdraw([gone])
+    withdraw([gone])
+    assert gone in answering()
+    publish()
+    assert gone in answering()
+
+
+@pytest.mark.parametrize("place", ["data/removed.csv", "serving/removed.csv"])
+def test_a_list_that_cannot_be_read_stops_everything_that_could_bring_somebody_back(
+    place: str, published: Source
+) -> None:
+    remove([id_of(DISC / "001.png")])
+    Path(place).write_text("image,id,pixel_hash,preparation\n<<<<<<< HEAD\n")
+    before = answering()
+    for change in (publish, lambda: add([DISC]), lambda: remove([id_of(DISC / "002.png")])):
+        with pytest.raises(UserError, match=rf"{place}, line 2"):
+            change()
+    assert answering() == before
+    assert cli.main(["prepare"]) == (2 if place == "data/removed.csv" else 0)
+
+
+def test_a_list_that_went_back_with_git_is_brought_back(published: Source, capsys: pytest.CaptureFixture[str]) -> None:
+    """`git checkout` of an earlier commit takes data/removed.csv with it; what is served keeps to its own list."""
+    LIST.write_text("image,id,pixel_hash,preparation\n")
+    remove([gone := id_of(DISC / "001.png")])
+    written = LIST.read_text()
+    LIST.write_text("image,id,pixel_hash,preparation\n")
+    run("prepare", "train", "embed", "index")
+    assert Images.open().count == 150
+    capsys.readouterr()
+    publish()
+    assert "1 lines that data/removed.csv lacked were written there" in capsys.readouterr().err
+    assert gone not in answering()
+    assert LIST.read_text() == written
+
+
+def test_a_copy_that_stands_alone_has_the_list(published: Source, monkeypatch: pytest.MonkeyPatch) -> None:
+    gone = id_of(DISC / "001.png")
+    shutil.copytree("serving", "elsewhere/serving", symlinks=True)
+    here = Path.cwd()
+    monkeypatch.chdir("elsewhere")
+    remove([gone])
+    assert gone in Removals.read(Path("serving/removed.csv")).ids
+    assert not Path("data").exists()
+    withdraw([gone])
+    remove([gone])
+    monkeypatch.chdir(here)
+    shutil.rmtree("serving")
+    shutil.copytree("elsewhere/serving", "serving", symlinks=True)  # back in the project
+    publish()
+    assert gone in Removals.read(LIST).ids
+    assert gone not in answering()
+
+
+def test_what_was_removed_before_there_was_a_list_is_listed(published: Source, set_params: Callable[..., None]) -> None:
+    gone = [id_of(DISC / f"00{n}.png") for n in range(2)]
+    remove(gone)
+    for path in (LIST, Path("serving/removed.csv")):
+        path.unlink()
+    set_params(run={"seed": 1})
+    run("train", "embed", "index")
+    publish()
+    assert forget.listed(Path()).ids == set(gone)
+    assert not answering() & set(gone)
+
+
+def test_an_index_of_none_is_not_published(published: Source, set_params: Callable[..., None]) -> None:
+    """Who was left is removed where the next workspace has nobody else."""
+    draw(Path("more"), 2)
+    add(["more"])
+    remove([], "split <> 'added'")
+    set_params(index={"metric": "l2"})
+    run("index")
+    shutil.rmtree(growth_folder(published.directory))
+    with pytest.raises(WorkFailed, match=r"all images of serving/.* have been removed.*--withdraw"):
+        publish()
+    assert Source.find() == published
+
+
+@pytest.mark.parametrize("packed", [False, True])
+def test_additions_go_with_the_next_copy_by_the_pixels_that_are_kept(
+    packed: bool, published: Source, set_params: Callable[..., None], capsys: pytest.CaptureFixture[str]
+) -> None:
+    files = draw(Path("more/oval"), 3) + draw(Path("more/disc"), 2, seed=8)
+    if packed:
+        with zipfile.ZipFile("more.zip", "w") as archive:
+            for file in files:
+                archive.write(file, str(file.relative_to("more")))
+    add(["more.zip" if packed else "more"])
+    before = answering()
+    codes = Searcher.open(published).collection.vector(id_of(files[0]))
+    ids = [id_of(file) for file in files]
+    shutil.rmtree("more")
+    Path("more.zip").unlink(missing_ok=True)
+    set_params(run={"seed": 1})
+    run("train", "embed", "index")
+    capsys.readouterr()
+    publish()
+    assert "5 images that had been added were carried over" in capsys.readouterr().out
+    assert answering() == before
+    searcher = Searcher.open(Source.find())
+    rows = searcher.collection.items(searcher.collection.positions(np.array(ids)))
+    assert [row["label_name"] for row in rows] == [None if packed else "oval"] * 3 + ["disc"] * 2
+    assert {row["split"] for row in rows} == {"added"}
+    positions = searcher.collection.positions(np.array(ids))
+    encoder = Encoder.load(Source.find().path("model"), "cpu")
+    new = encoder.encode(searcher.collection.pixels(positions))
+    np.testing.assert_allclose(searcher.collection.vectors(positions), new, rtol=1e-4, atol=1e-5)
+    assert not np.allclose(searcher.collection.vector(ids[0]), codes, rtol=1e-3)
+    publish()
+    assert "nothing to do" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("packed", [False, True])
+def test_additions_go_with_a_copy_of_another_size_by_their_files(
+    packed: bool, published: Source, set_params: Callable[..., None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(carry, "BATCH", 2)
+    files = draw(Path("more/in"), 5)
+    if packed:
+        with zipfile.ZipFile("more.zip", "w") as archive:
+            for file in files:
+                archive.write(file, str(file.relative_to("more")))
+        Path("more").rename("elsewhere")
+    add(["more.zip" if packed else "more"])
+    before = answering()
+    set_params(prepare={"size": 8})
+    run(*REBUILD)
+    publish()
+    assert answering() == before
+    searcher = Searcher.open(Source.find())
+    assert searcher.collection.shape == (1, 8, 8)
+    encoder = Encoder.load(Source.find().path("model"), "cpu")
+    there = [Path("elsewhere/in" if packed else "more/in") / file.name for file in files]
+    for file, code in zip(there, encoder.encode_files(there), strict=True):
+        assert searcher.search(code[None], 1).ids[0, 0] == id_of(file)
+
+
+def test_what_cannot_go_with_it_stops_the_publication_and_is_listed(
+    published: Source, set_params: Callable[..., None], capsys: pytest.CaptureFixture[str]
+) -> None:
+    files = draw(Path("more"), 4)
+    with zipfile.ZipFile("more.zip", "w") as archive:
+        archive.writestr("a.png", draw(Path("b"), 1, seed=77)[0].read_bytes())
+    add(["more", "more.zip"])
+    before = answering()
+    files[0].unlink()
+    draw(Path("more/x"), 1, seed=3)[0].replace(files[1])  # another picture under its name
+    files[2].write_text("damaged")
+    Path("more.zip").write_bytes(Path("more.zip").read_bytes()[:40])
+    set_params(prepare={"size": 8})
+    run(*REBUILD)
+    capsys.readouterr()
+    assert cli.main(["publish"]) == 1
+    said = capsys.readouterr().err
+    assert "more.zip/a.png, more/000.png, more/001.png, more/002.png" in said
+    assert "--leave-behind" in said
+    assert Source.find() == published
+    assert answering() == before
+    assert cli.main(["publish", "--leave-behind"]) == 0
+    assert "4 images" in capsys.readouterr().err
+    assert len(answering()) == len(before) - 4
+    assert id_of(files[3]) in answering()
+    listed = Path(f"serving/behind-{published.directory.name}.txt").read_text().split()
+    assert listed == ["more.zip/a.png", "more/000.png", "more/001.png", "more/002.png"]
+
+
+def test_what_the_workspace_has_by_now_is_not_carried_over(
+    published: Source, set_params: Callable[..., None], capsys: pytest.CaptureFixture[str]
+) -> None:
+    files = draw(Path("more"), 3)
+    add(["more"])
+    before = answering()
+    shutil.copy(files[0], "data/raw/shapes/disc/new.png")
+    same_picture(files[1], Path("data/raw/shapes/disc/same.bmp"))
+    run(*REBUILD)
+    capsys.readouterr()
+    publish()
+    assert "; 1 images that had been added were carried over" in capsys.readouterr().out
+    assert answering() == before - {id_of(files[1])} | {id_of(Path("data/raw/shapes/disc/same.bmp"))}
+    remove([id_of(Path("data/raw/shapes/disc/same.bmp"))])
+    assert id_of(files[1]) in forget.listed(Path()).ids  # a file of that picture too
+
+
+def test_a_kill_while_additions_are_carried_over_loses_nothing(
+    published: Source, set_params: Callable[..., None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(carry, "BATCH", 2)
+    draw(Path("more"), 7)
+    add(["more"])
+    before = answering()
+    set_params(run={"seed": 1})
+    run("train", "embed", "index")
+    steps, real = [], segments.commit
+
+    def killed(*arguments: Any) -> None:
+        steps.append(1)
+        if len(steps) == 3:
+            raise KeyboardInterrupt
+        real(*arguments)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(segments, "commit", killed)
+        with pytest.raises(KeyboardInterrupt):
+            publish()
+    assert Source.find() == published
+    publish()
+    assert Source.find() != published
+    assert answering() == before
+
+
+@pytest.mark.parametrize("harm", ["index/manifest.json", "generation"])
+def test_a_copy_whose_additions_cannot_be_told_is_not_left_in_silence(
+    harm: str, published: Source, set_params: Callable[..., None], capsys: pytest.CaptureFixture[str]
+) -> None:
+    draw(Path("more"), 3)
+    add(["more"])
+    set_params(run={"seed": 1})
+    run("train", "embed", "index")
+    if harm == "generation":
+        shutil.rmtree((growth_folder(published.directory) / "current").resolve())
+        publish()  # its segments are set aside, and that is said
+        assert "moved to" in capsys.readouterr().err
+        return
+    file = published.directory / harm
+    file.unlink()
+    file.write_text("{}")
+    with pytest.raises(WorkFailed, match=r"cannot be told.*--leave-behind"):
+        publish()
+    publish(leave_behind=True)
+    assert "stays behind" in capsys.readouterr().err
+
+
+def test_rollback_says_what_was_added_since(
+    published: Source, set_params: Callable[..., None], capsys: pytest.CaptureFixture[str]
+) -> None:
+    set_params(run={"seed": 1})
+    run("train", "embed", "index")
+    publish()
+    add(draw(Path("more"), 2))
+    capsys.readouterr()
+    rollback()
+    assert "2 images that were added to" in capsys.readouterr().err
+
+
+PLACES = ("data/prepared", "models", "artifacts")
+
+
+class Twin:
+    """What ought to answer, kept as plainly as can be: pictures are told apart by their ids."""
+
+    def __init__(self) -> None:
+        self.base: dict[str, set[int]] = {}
+        self.grown: dict[str, set[int]] = {}
+        self.maybe: dict[str, set[int]] = {}
+        """Withdrawn after their segment may have been written anew: whether they are there is not said."""
+        self.removed: set[int] = set()
+        self.line: list[str] = []
+
+    @property
+    def now(self) -> str:
+        return self.line[-1]
+
+    def publish(self, name: str, base: set[int]) -> None:
+        before = self.now if self.line else None
+        self.base[name] = base
+        grown = self.grown.setdefault(name, set())
+        self.maybe.setdefault(name, set())
+        if before not in (None, name):
+            grown |= self.grown[str(before)] - self.removed - base
+        self.line = [*(other for other in self.line if other != name), name]
+
+    def check(self, found: set[int]) -> None:
+        sure = (self.base[self.now] | self.grown[self.now]) - self.removed
+        assert found - sure <= self.maybe[self.now] - self.removed
+        assert sure - found <= self.maybe[self.now]
+        self.grown[self.now] = (self.grown[self.now] - self.maybe[self.now]) | (found - self.base[self.now])
+        self.maybe[self.now] = set()
+
+
+def sequence(seed: int, steps: int, workspaces: list[Path]) -> None:
+    """Random steps, and after each what answers, as it should and with the model that is served."""
+    rng, twin = np.random.default_rng(seed), Twin()
+    pool = draw(Path("pool"), 24, seed=100 + seed)
+    every = {id_of(path): path for path in [*pool, *Path("data/raw/shapes").rglob("*.png")]}
+    twins = [same_picture(pool[i], Path(f"twins/{i}.bmp")) for i in range(6)]
+    for step in range(steps):
+        what = (
+            "publish" if step == 0 else str(rng.choice(["add", "remove", "withdraw", "publish", "rerun", "rollback"]))
+        )
+        if what == "add":
+            some = [pool[i] for i in rng.permutation(len(pool))[:6]]
+            add([*some, *rng.permutation(twins)[:2].tolist(), DISC])
+            living = {id_of(path) for path in some} - twin.removed
+            twin.grown[twin.now] |= (living | set(map(id_of, DISC.glob("*.png")))) - twin.base[twin.now] - twin.removed
+            twin.maybe[twin.now] |= {id_of(path) for path in twins} | {id_of(path) for path in pool[:6]}
+        elif what == "remove":
+            found = sorted(answering())
+            gone = rng.permutation(found)[: int(rng.integers(1, 12))].tolist()
+            remove(gone)
+            twin.removed |= forget.listed(Path()).ids
+        elif what == "withdraw" and twin.removed:
+            back = int(rng.permutation(sorted(twin.removed))[0])
+            withdraw([back])
+            ended = twin.removed - forget.listed(Path()).ids
+            twin.removed -= ended
+            for name, maybe in twin.maybe.items():
+                maybe |= ended - twin.base[name]
+        elif what in ("publish", "rerun"):
+            if what == "rerun":
+                run(*REBUILD)
+            else:
+                workspace = workspaces[int(rng.integers(len(workspaces)))]
+                for place in PLACES:
+                    shutil.rmtree(place)
+                    shutil.copytree(workspace / place, place)
+            publish()
+            base = set(Images.open().ids().tolist())
+            twin.publish(Source.find().directory.name, base)
+        elif what == "rollback" and len(twin.line) > 1 and (Path("serving") / twin.line[-2]).is_dir():
+            rollback()
+            twin.line.pop()
+        twin.check(answering())
+        searcher = Searcher.open(Source.find())
+        assert set(answering()).isdisjoint(forget.listed(Path()).ids)
+        collection = searcher.collection
+        left = np.concatenate(list(collection.blocks(64)))
+        encoder = Encoder.load(Source.find().path("model"), "cpu")
+        codes = encoder.encode(collection.pixels(left))
+        np.testing.assert_allclose(collection.vectors(left), codes, rtol=1e-3, atol=1e-4)
+        train = searcher.base.embeddings.rows(searcher.base.images.positions("train"))
+        vectors = np.concatenate([collection.vectors(left), train])
+        ids = np.concatenate([collection.ids(left), np.full(len(train), -1)])
+        queries = vectors[: len(left) : 9]
+        expected = brute(vectors, ids, np.arange(len(left), len(vectors)), queries, 5, "cosine", among=len(left))
+        np.testing.assert_allclose(searcher.search(queries, 5).distance, expected.distance, atol=1e-5)
+        for path in (every[i] for i in collection.ids(left[-3:]).tolist() if i in every):
+            assert path.is_file()
+
+
+def models(workspace: Path, set_params: Callable[..., None]) -> list[Path]:
+    """The workspace's artefacts under two models, each in a folder."""
+    made = []
+    for seed in (0, 1):
+        set_params(run={"seed": seed})
+        run(*REBUILD[1:])
+        made.append(workspace.with_name(f"{workspace.name}-{seed}"))
+        for place in PLACES:
+            shutil.copytree(place, made[-1] / place)
+    return made
+
+
+def test_any_adds_removals_publications_rollbacks_and_retrainings(
+    workspace: Path, set_params: Callable[..., None]
+) -> None:
+    sequence(0, 14, models(workspace, set_params))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("seed", range(1, 13))
+def test_more_of_them(seed: int, workspace: Path, set_params: Callable[..., None]) -> None:
+    sequence(seed, 25, models(workspace, set_params))
