@@ -23,7 +23,7 @@ from aecore.data.arrays import torchvision_class
 from aecore.data.listing import Change
 from aecore.data.place import compared, misplaced, not_there, unwatchable
 from aecore.data.prepare import PrepareConfig
-from aecore.data.removed import Removals
+from aecore.data.removed import HEAD, Removals
 from aecore.data.sources import SourceConfig, open_source
 from aecore.models.recipe import Recipe, recipe_values
 from aecore.search.metric import IndexConfig
@@ -173,6 +173,11 @@ def look_at_data(place: Path, made: Mapping[str, Any], report: Report) -> None:
 
 def look_at_removals(report: Report) -> None:
     """Whether the list of removed images can be read, and whether `prepare` has read it as it is."""
+    if not config.REMOVED.is_file() and Path("dvc.yaml").is_file():
+        report.faults.append(
+            f"{config.REMOVED} is not there, and DVC stops without it: `git checkout {config.REMOVED}` brings it; where "
+            f"nobody was removed it holds the line {','.join(HEAD)} alone."
+        )
     try:
         removals = Removals.read(config.REMOVED)
     except UserError as error:

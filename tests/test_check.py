@@ -117,6 +117,7 @@ def test_every_misspelled_key_is_found_with_the_right_one(place: tuple[str, ...]
         ({"tracking": {"experiment": " "}}, "params.yaml: tracking.experiment is ' '; expected a name."),
         ({"data": {"source": "fashion_mnist", "batches": True}}, "params.yaml: data.batches is True; expected false"),
         ({"data": {"source": "foldr"}}, "params.yaml: data.source 'foldr' is not known; known: "),
+        ({"data": {"split_folders": "always"}}, "params.yaml: data.split_folders is always, but the top folder 'disc'"),
         ({"data": {"source": "archive"}}, "is a folder; source: archive expects one archive"),
         ({"data": {"source": "fashion_mnist"}}, "lacks train-images-idx3-ubyte.gz"),
         pytest.param({"data": {"source": "torchvision:cifar10"}}, "data.source: torchvision has no data set 'cifar10'",
@@ -266,6 +267,15 @@ def test_what_the_project_hides_from_dvc_is_no_fault(asked: Path) -> None:
     Path(".dvcignore").write_text("*.lock\n")
     (fault,) = check().faults
     assert fault.startswith(f"params.yaml: data.path {RAW} holds 1 link that leads nowhere (b.png): ")
+
+
+def test_the_list_of_who_was_removed_is_there_and_can_be_read(asked: Path) -> None:
+    shutil.copy(ROOT / "dvc.yaml", "dvc.yaml")
+    assert ["data/removed.csv is not there" in fault for fault in check().faults] == [True]
+    shutil.copy(ROOT / config.REMOVED, config.REMOVED)
+    assert check().faults == []
+    config.REMOVED.write_text("image\n")
+    assert ["data/removed.csv should begin with the line" in fault for fault in check().faults] == [True]
 
 
 def test_a_malformed_table_of_attributes_is_told_too(asked: Path) -> None:
