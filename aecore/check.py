@@ -175,7 +175,7 @@ def look_at_removals(report: Report) -> None:
     """Whether the list of removed images can be read, and whether `prepare` has read it as it is."""
     if not config.REMOVED.is_file() and Path("dvc.yaml").is_file():
         report.faults.append(
-            f"{config.REMOVED} is not there, and DVC stops without it: `git checkout {config.REMOVED}` brings it; where "
+            f"{config.REMOVED} is not there; DVC stops without it: `git checkout {config.REMOVED}` brings it. Where "
             f"nobody was removed it holds the line {','.join(HEAD)} alone."
         )
     try:
