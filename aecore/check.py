@@ -22,7 +22,7 @@ from aecore.data.arrays import torchvision_class
 from aecore.data.listing import Change
 from aecore.data.place import compared, misplaced, not_there, unwatchable
 from aecore.data.prepare import PrepareConfig
-from aecore.data.removed import Removals
+from aecore.data.removed import HEAD, Removals
 from aecore.data.sources import SourceConfig, open_source
 from aecore.models.recipe import Recipe, recipe_values
 from aecore.output import tell
@@ -77,7 +77,7 @@ def check() -> Report:
     values = sections(config.load_yaml(PARAMS), report.faults)
     read = {name: config.read(SECTIONS[name], *found, report.faults) for name, found in values.items()}
     made: dict[str, Any] = {name: section for name, section in read.items() if section is not None}
-    recipe = read_recipe(values, report.faults)
+    recipe = read_recipe(values, made.get("train"), report.faults)
     report.faults += misfits(made, recipe)
     report.faults += missing_gpus(made, recipe)
     place = made["data"].path if "data" in made else _value(values, "data", "path", str)
@@ -99,9 +99,10 @@ def sections(values: Mapping[Any, Any], faults: list[str]) -> dict[str, tuple[An
     return {name: (values[key], f"{PARAMS}: {key}") for name, key in given.items()}
 
 
-def read_recipe(values: Mapping[str, tuple[Any, str]], faults: list[str]) -> Recipe | None:
+def read_recipe(values: Mapping[str, tuple[Any, str]], train: TrainConfig | None, faults: list[str]) -> Recipe | None:
     """The recipe that the section `train` names, with its overrides, whatever else is wrong with that section."""
-    name, overrides = _value(values, "train", "recipe", str), _value(values, "train", "overrides", Mapping)
+    name = train.recipe if train else _value(values, "train", "recipe", str)
+    overrides = train.overrides if train else _value(values, "train", "overrides", Mapping)
     if name is None:
         return None
     try:
@@ -172,6 +173,11 @@ def look_at_data(place: Path, made: Mapping[str, Any], report: Report) -> None:
 
 def look_at_removals(report: Report) -> None:
     """Whether the list of removed images can be read, and whether `prepare` has read it as it is."""
+    if not config.REMOVED.is_file() and Path("dvc.yaml").is_file():
+        report.faults.append(
+            f"{config.REMOVED} is not there; DVC stops without it: `git checkout {config.REMOVED}` brings it. Where "
+            f"nobody was removed it holds the line {','.join(HEAD)} alone."
+        )
     try:
         removals = Removals.read(config.REMOVED)
     except UserError as error:

@@ -104,6 +104,7 @@ def test_every_misspelled_key_is_found_with_the_right_one(place: tuple[str, ...]
         ({"train": {"recipe": "conv_neerest"}}, "params.yaml: train.recipe 'conv_neerest' is not known; known: "),
         ({"train": {"overrides": {"widht": [4]}}}, "recipe.widht is not a known key (did you mean 'widths'?)"),
         ({"train": {"overrides": {"down": None}}}, "down is None while architecture is 'conv', which needs a choice"),
+        ({"train": {"recipe": "mlp", "recpie": "nonsense"}}, "params.yaml: train.recpie is not a known key (did you"),
         ({"train": {"overrides": []}}, "params.yaml: train.overrides is []; expected keys and values."),
         ({"train": {"latent_dim": 26}, "prepare": {"size": 5}}, "latent_dim is 26, but an image has only 25 values"),
         ({"train": {"recipe": "vq", "latent_dim": 6}}, "params.yaml: train.latent_dim is 6 while the recipe's"),
@@ -116,6 +117,7 @@ def test_every_misspelled_key_is_found_with_the_right_one(place: tuple[str, ...]
         ({"tracking": {"experiment": " "}}, "params.yaml: tracking.experiment is ' '; expected a name."),
         ({"data": {"source": "fashion_mnist", "batches": True}}, "params.yaml: data.batches is True; expected false"),
         ({"data": {"source": "foldr"}}, "params.yaml: data.source 'foldr' is not known; known: "),
+        ({"data": {"split_folders": "always"}}, "params.yaml: data.split_folders is always, but the top folder 'disc'"),
         ({"data": {"source": "archive"}}, "is a folder; source: archive expects one archive"),
         ({"data": {"source": "fashion_mnist"}}, "lacks train-images-idx3-ubyte.gz"),
         pytest.param({"data": {"source": "torchvision:cifar10"}}, "data.source: torchvision has no data set 'cifar10'",
@@ -172,6 +174,18 @@ def test_all_faults_are_told_at_once(asked: Path, capsys: pytest.CaptureFixture[
     assert not Path("data/prepared").exists()
 
 
+def test_a_misspelled_key_does_not_hide_what_it_holds(asked: Path) -> None:
+    def misspell(values: dict[str, Any]) -> None:
+        values["trian"] = values.pop("train")
+        values["trian"]["recpie"] = "conv_narest"
+        del values["trian"]["recipe"]
+
+    found = rewrite(misspell)
+    assert [fault.split(" is not")[0] for fault in found] == [
+        "params.yaml: section 'trian'", "params.yaml: trian.recpie", "params.yaml: train.recipe 'conv_narest'"
+    ]  # fmt: skip
+
+
 def test_rules_of_a_recipe_are_told_all_at_once(asked: Path) -> None:
     found = faults(train={"overrides": {"widths": [], "loss": "masked", "whiten": 2, "penalties": {"l3": 1, "l4": 1}}})
     assert len(found) == 5, found
@@ -180,19 +194,22 @@ def test_rules_of_a_recipe_are_told_all_at_once(asked: Path) -> None:
 
 @pytest.mark.parametrize("recipe", sorted(path.stem for path in (ROOT / "recipes").glob("*.yaml")))
 def test_a_recipe_is_refused_exactly_as_training_would(recipe: str, asked: Path) -> None:
+    import torch
+
     from aecore.models.autoencoder import Autoencoder
+    from aecore.models.penalties import PENALTIES
 
     for channels, size, latent_dim in ((1, 28, 32), (3, 28, 32), (1, [3, 5], 7)):
-        said = None
-        preparation = config.build(
-            PrepareConfig, {**SHIPPED["prepare"], "size": size, "channels": channels}, ""
-        ).preparation
+        prepare, said = {"channels": channels, "size": size}, None
+        shape = config.build(PrepareConfig, SHIPPED["prepare"] | prepare, "").preparation.shape
         try:
-            Autoencoder(read_recipe(recipe, {}), preparation.shape, latent_dim)
+            model = Autoencoder(read_recipe(recipe, {}), shape, latent_dim)
+            output, target = model(torch.rand(2, *shape)), torch.rand(2, *shape)
+            for name in model.recipe.penalties:
+                PENALTIES[name](model)(model, output, target)
         except UserError as error:
             said = str(error)
-        found = faults(train={**SHIPPED["train"], "recipe": recipe, "latent_dim": latent_dim},
-                       prepare={"channels": channels, "size": size})  # fmt: skip
+        found = faults(train={**SHIPPED["train"], "recipe": recipe, "latent_dim": latent_dim}, prepare=prepare)
         found = [fault for fault in found if "30 images" not in fault]
         assert found[:1] == ([] if said is None else [f"params.yaml: {said}"])
 
@@ -250,6 +267,15 @@ def test_what_the_project_hides_from_dvc_is_no_fault(asked: Path) -> None:
     Path(".dvcignore").write_text("*.lock\n")
     (fault,) = check().faults
     assert fault.startswith(f"params.yaml: data.path {RAW} holds 1 link that leads nowhere (b.png): ")
+
+
+def test_the_list_of_who_was_removed_is_there_and_can_be_read(asked: Path) -> None:
+    shutil.copy(ROOT / "dvc.yaml", "dvc.yaml")
+    assert ["data/removed.csv is not there" in fault for fault in check().faults] == [True]
+    shutil.copy(ROOT / config.REMOVED, config.REMOVED)
+    assert check().faults == []
+    config.REMOVED.write_text("image\n")
+    assert ["data/removed.csv should begin with the line" in fault for fault in check().faults] == [True]
 
 
 def test_a_malformed_table_of_attributes_is_told_too(asked: Path) -> None:

@@ -18,7 +18,9 @@ from typing import Literal, NamedTuple
 import numpy as np
 
 PASSED_OVER = frozenset({"__MACOSX", "Thumbs.db", "desktop.ini", "README.md"})
+"""Names that are no part of a collection, nor is what lies below them; names that begin with a dot are not either."""
 LISTING = "listing.npy"
+"""In `data/prepared/`."""
 
 Kind = Literal["file", "special", "nowhere", "closed", "link"]
 """`special`: a pipe, socket or device; `nowhere`: a link that leads nowhere, or in a circle; `closed`: what may not be

@@ -19,13 +19,13 @@ WRITTEN = (config.PREPARED, config.MODEL, config.EMBEDDINGS, config.INDEX, confi
 """What the program writes: no place for images, since DVC lets nothing be both what a stage makes and what it reads."""
 FETCHED = ("fashion_mnist", "avatars")
 STUMBLES: dict[Stumble, tuple[str, str, str]] = {
-    "name": ("name that is not UTF-8", "names that are not UTF-8", "DVC cannot write it down: rename it"),
-    "ignore": ("file .dvcignore", "files .dvcignore", "DVC refuses it below what it watches: take it out"),
-    "special": ("pipe, socket or device", "pipes, sockets or devices", "DVC would wait for it for ever: take it out"),
-    "nowhere": ("link that leads nowhere", "links that lead nowhere", "DVC stops there: mend the link or remove it"),
-    "closed": ("name that may not be read", "names that may not be read", "let yourself read it, or take it out"),
+    "name": ("name that is not UTF-8", "names that are not UTF-8", "DVC cannot write {it} down: rename {it}"),
+    "ignore": ("file .dvcignore", "files .dvcignore", "DVC refuses {it} below what it watches: take {it} out"),
+    "special": ("pipe, socket or device", "pipes, sockets or devices", "DVC stops or waits for ever: take {it} out"),
+    "nowhere": ("link that leads nowhere", "links that lead nowhere", "DVC stops there: mend or remove {it}"),
+    "closed": ("name that may not be read", "names that may not be read", "let yourself read {it}, or take {it} out"),
 }
-"""Why DVC cannot watch something -> what one is called, what several are, and the way out."""
+"""Why DVC cannot watch something -> what one is called, what several are, and the way out, of it or of them."""
 
 
 def misplaced(place: Path) -> str | None:
@@ -65,11 +65,12 @@ def unwatchable(place: Path) -> Iterator[tuple[bool, str]]:
     for why, names in found.items():
         if names := [name for name in names if name not in ignored]:
             one, several, remedy = STUMBLES[why]
-            yield True, f"data.path {place} holds {_counted(names, one, several)}: {remedy}."
+            way_out = remedy.format(it=_it(names))
+            yield True, f"data.path {place} holds {_counted(names, one, several)}: {way_out}."
     if links:
         told = _counted(links, "link to a folder", "links to folders")
-        yield False, (f"{place} holds {told}: `prepare` follows it, DVC does not, so only `aecore check` sees what "
-                      "changes behind it.")  # fmt: skip
+        yield False, (f"{place} holds {told}: `prepare` follows {_it(links)}, DVC does not, so only `aecore check` "
+                      f"sees what changes behind {_it(links)}.")  # fmt: skip
 
 
 def hidden_from_dvc(place: Path, names: Sequence[str]) -> set[str]:
@@ -109,3 +110,7 @@ def compared(files: Sequence[tuple[str, int]], place: Path) -> tuple[Change | No
 def _counted(names: Sequence[str], one: str, several: str) -> str:
     more = f" and {len(names) - 3:,} more" if len(names) > 3 else ""
     return f"{len(names):,} {one if len(names) == 1 else several} ({', '.join(map(printable, names[:3]))}{more})"
+
+
+def _it(names: Sequence[str]) -> str:
+    return "it" if len(names) == 1 else "them"
