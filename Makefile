@@ -23,15 +23,16 @@ $(VENV)/installed: requirements.lock pyproject.toml
 	touch $@
 
 repro: install  ## run the pipeline on what params.yaml names, publish it and show what it finds
+	python -m aecore check
 	python -m dvc repro
 	python -m aecore publish
 	python -m aecore tour
 
 compare: install  ## every autoencoder of the lecture, one seed, short: one table and one figure (benchmarks/runs/)
-	python -m dvc repro benchmarks/dvc.yaml:quick-table
+	python benchmarks/compare.py run quick
 
 compare-full: install  ## three seeds, long enough to converge: docs/compare-full.md
-	python -m dvc repro benchmarks/dvc.yaml:full-table
+	python benchmarks/compare.py run full
 
 test: install  ## the fast tests: no network, no GPU, no server
 	python -m pytest -m "not slow"

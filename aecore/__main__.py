@@ -2,6 +2,9 @@
 
 import sys
 
+from aecore import output
 from aecore.cli import main
 
-sys.exit(main())
+status = main()
+output.end()
+sys.exit(status)

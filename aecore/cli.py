@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import errno
 import importlib
 import os
 import sys
 from pathlib import Path
 
-from aecore import environment
+from aecore import environment, output
 from aecore.config import UserError
 
 STAGES = {
@@ -34,13 +35,15 @@ def main(arguments: list[str] | None = None) -> int:
     options = _parser().parse_args(arguments)
     environment.settle()
     try:
-        _run(options)
-        sys.stdout.flush()
+        with output.reserved() if getattr(options, "json", False) else contextlib.nullcontext():
+            _run(options)
+        print(end="", flush=True)  # what is held back, unless standard output is closed
     except UserError as error:
         print(f"aecore {options.command}: {error}", file=sys.stderr)
         return error.exit_status
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.stdout.flush()
         return 0
     except OSError as error:
         if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EPERM, errno.EROFS, errno.EIO):
@@ -58,6 +61,10 @@ def main(arguments: list[str] | None = None) -> int:
 def _run(options: argparse.Namespace) -> None:
     if options.command in STAGES:
         importlib.import_module(STAGES[options.command][0]).main()
+    elif options.command == "check":
+        from aecore import check
+
+        check.run(options.json)
     elif options.command == "fetch":
         from aecore.data import fetch
 
@@ -97,9 +104,7 @@ def _run(options: argparse.Namespace) -> None:
         else:
             from aecore.search import query
 
-            if options.json:
-                raise UserError("--json is for `inspect --removed`.")
-            query.inspect(options.id, options.png)
+            query.inspect(options.id, options.png, options.json)
     elif options.command == "sample":
         from aecore.generate import sample
 
@@ -161,6 +166,12 @@ def _parser() -> argparse.ArgumentParser:
     )
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
     commands.add_parser("fetch", help="bring the data set that params.yaml names to data.path")
+    check = commands.add_parser(
+        "check", help="say all that is wrong with params.yaml and data.path, before anything runs", description="Read "
+        "all of params.yaml, the recipe and its overrides, see whether they fit each other and whether data.path is "
+        "there and DVC can watch it, and say what has come or gone since `prepare` read it. Nothing has to have run."
+    )  # fmt: skip
+    check.add_argument("--json", action="store_true", help="stable JSON instead of sentences")
     for name, (_, text) in STAGES.items():
         commands.add_parser(name, help=text)
 
@@ -224,7 +235,7 @@ def _parser() -> argparse.ArgumentParser:
     inspect = commands.add_parser("inspect", help="say what is known of indexed images, or save one as PNG")
     inspect.add_argument("--id", help="the image (without it: how many there are, and the first few)")
     inspect.add_argument("--removed", action="store_true", help="instead: the images that were removed")
-    inspect.add_argument("--json", action="store_true", help="with --removed: stable JSON instead of a table")
+    inspect.add_argument("--json", action="store_true", help="stable JSON instead of a table")
     inspect.add_argument("--png", type=Path, metavar="OUT.png", help="write the prepared image there")
 
     sample = commands.add_parser(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import math
 import sys
 from collections import deque
@@ -16,7 +15,7 @@ from tqdm import tqdm
 
 from aecore import artifact, config
 from aecore.artifact import Manifest
-from aecore.config import Runtime, UserError, require
+from aecore.config import Runtime, UserError
 from aecore.data.decode import Preparation, Undecodable, decode
 from aecore.data.images import Images
 from aecore.models import autoencoder
@@ -24,18 +23,7 @@ from aecore.models.allocator import keep_freed_memory
 from aecore.models.autoencoder import Autoencoder
 from aecore.models.device import choose_device
 from aecore.models.layers import folded
-from aecore.vectors import vectors_name
-
-
-@dataclasses.dataclass(frozen=True)
-class EmbedConfig:
-    """Section `embed`."""
-
-    batch_size: int
-    """Images encoded at a time."""
-
-    def __post_init__(self) -> None:
-        require(self.batch_size >= 1, "batch_size", self.batch_size, "1 or more")
+from aecore.vectors import EmbedConfig, vectors_name
 
 
 class Encoder:

@@ -21,6 +21,7 @@ import socket
 import subprocess
 import sys
 import tempfile
+import textwrap
 import threading
 import time
 import urllib.parse
@@ -30,7 +31,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from aecore.artifact import Manifest, sha256_json
-from aecore.config import STATE, WorkFailed
+from aecore.config import STATE, WorkFailed, require
 
 if TYPE_CHECKING:
     import numpy as np
@@ -49,6 +50,7 @@ ENVIRONMENT = {
     "MLFLOW_SKIP_PIP_REQUIREMENTS_CHECK": "true",
     "MLFLOW_LOGGING_LEVEL": "WARNING",
     "MLFLOW_PRINT_MODEL_URLS_ON_CREATION": "false",
+    "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true",
     "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "2",
     "MLFLOW_HTTP_REQUEST_TIMEOUT": "20",
 }
@@ -63,6 +65,9 @@ class TrackingConfig:
     """Record runs with MLflow."""
     experiment: str
     """The experiment that they are listed under."""
+
+    def __post_init__(self) -> None:
+        require(bool(self.experiment.strip()), "experiment", self.experiment, "a name")
 
 
 class Run:
@@ -179,12 +184,13 @@ class Run:
         from mlflow.exceptions import MlflowException
 
         self._waiting.append(call)
+        meanwhile = sys.exception()
         while self._waiting and time.monotonic() >= self._not_before:
             try:
                 self._waiting[0]()
             except (MlflowException, OSError) as error:
                 if not self._warned:
-                    print(f"MLflow: {_first_line(error)} (the work goes on; said once)", file=sys.stderr)
+                    print(f"MLflow: {_reason(error, meanwhile)} (the work goes on; said once)", file=sys.stderr)
                 self._warned = True
                 status = error.get_http_status_code() if isinstance(error, MlflowException) else 503
                 if status >= 500 or status in (408, 429):
@@ -355,7 +361,7 @@ def _answering() -> Iterator[None]:
         yield
     except Exception as error:
         raise WorkFailed(
-            f"MLflow's store {store()} cannot be used ({_first_line(error)}): mend it, "
+            f"MLflow's store {store()} cannot be used ({_reason(error)}): mend it, "
             "unset MLFLOW_TRACKING_URI, or set tracking.mlflow: false in params.yaml."
         ) from error
 
@@ -457,8 +463,17 @@ def _flatten(values: Mapping[str, Any], prefix: str = "") -> dict[str, str]:
     return flat
 
 
-def _first_line(error: BaseException) -> str:
-    return next(iter(str(error).splitlines()), "") or type(error).__name__
+def _reason(error: BaseException, meanwhile: BaseException | None = None) -> str:
+    """Why the store failed, in a few words: what the system said, which MLflow, requests and urllib3 each tell anew.
+
+    `meanwhile` is what the work itself was failing of, if it was: Python takes that for the error's context.
+    """
+    cause: BaseException | None = error
+    while cause is not None and cause is not meanwhile:
+        if isinstance(cause, TimeoutError) or (isinstance(cause, OSError) and cause.strerror):
+            return cause.strerror or str(cause) or "timed out"
+        cause = cause.__cause__ or cause.__context__
+    return textwrap.shorten(next(iter(str(error).splitlines()), ""), 160, placeholder=" …") or type(error).__name__
 
 
 def _now() -> int:

@@ -1,8 +1,11 @@
-"""The reader of embeddings: memory-mapped codes, row-aligned with the prepared images. Reading needs no model."""
+"""What the stage `embed` is asked for, and the reader of what it writes: memory-mapped codes, row-aligned with the
+prepared images. Neither needs a model.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 
@@ -10,6 +13,18 @@ import numpy as np
 
 from aecore import artifact, config
 from aecore.artifact import Manifest
+from aecore.config import require
+
+
+@dataclass(frozen=True)
+class EmbedConfig:
+    """Section `embed`."""
+
+    batch_size: int
+    """Images encoded at a time."""
+
+    def __post_init__(self) -> None:
+        require(self.batch_size >= 1, "batch_size", self.batch_size, "1 or more")
 
 
 class Embeddings:

@@ -13,7 +13,8 @@ import sys
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from compare import COLUMNS, PROJECT, RUNS, Columns, budgets, cell, cells, folder, results, set_of
+from compare import COLUMNS, Columns, cell, cells, results
+from trials import PROJECT, RUNS, budgets, folder, set_of
 
 from aecore.analysis.claims import CLAIMS
 from aecore.analysis.page import Cell, Code, Figure, Key, Section, Table, page
@@ -105,13 +106,14 @@ SHORT = tuple(column for column in COLUMNS if column[0] in (
 
 def numbers(recipes: tuple[str, ...], found: Results, caption: str, columns: Columns) -> Table:
     """The figures of some recipes, with the floors of their data set on top."""
+    recipes = tuple(recipe for recipe in recipes if recipe in found)
     rows: list[list[str | Cell]] = []
     for images in dict.fromkeys(set_of(recipe) for recipe in recipes):
         runs = next(runs for recipe, runs in found.items() if set_of(recipe) == images)
         for floor, title in (("raw", "raw pixels"), ("pca", "PCA-32")):
             rows.append([Cell(title, images), *cells(runs, columns, floor)])
         rows += [[Cell(recipe, code=True), *cells(found[recipe], columns)]
-                 for recipe in recipes if recipe in found and set_of(recipe) == images]  # fmt: skip
+                 for recipe in recipes if set_of(recipe) == images]  # fmt: skip
     head = ["recipe", *(title for title, _, _ in columns)]
     return Table(caption, head, rows, numbers=range(1, len(head)))
 

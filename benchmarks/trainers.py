@@ -21,8 +21,8 @@ from aecore.models.autoencoder import Autoencoder
 from aecore.models.recipe import Recipe
 from aecore.training.engine import Engine, choose_precision
 from aecore.training.feed import Feed
+from aecore.training.settings import Stepping
 from aecore.training.solve import channel_moments
-from aecore.training.stepping import Stepping
 
 REFERENCE = Recipe("conv", widths=(32, 64, 128), down="strided", up="nearest")
 """`conv_nearest`, wider."""

@@ -28,6 +28,14 @@ GRACE = 20.0
 """Seconds between SIGTERM and SIGKILL: time for a training to record that it was ended."""
 TAIL = 30
 """Lines of output that an error shows."""
+PIPELINE = "dvc.yaml"
+"""Of the project's folder: what bare `dvc repro` runs. Other pipelines in the repository are not ours to run."""
+DVC_SAYS = re.compile(
+    r"Running stage '.*':$|> |Stage '.*' is cached - |(Stage )?'.*' didn't change, skipping$|Verifying data sources in "
+    r"|Data and pipelines are up to date\.$|(Generating|Updating) lock file |To track the changes with git, run:$"
+    r"|\tgit add |To enable auto staging, run:$|\tdvc config core\.autostage true$|Use `dvc push` to send your updates "
+)
+"""Lines of `dvc repro` that are not the stage's own."""
 
 Outcome = Literal["ran", "cached", "unchanged", "done"]
 """`cached`: an earlier run with the same inputs was checked out. `done`: a command that is no stage."""
@@ -41,7 +49,7 @@ class Result:
     outcome: Outcome
     seconds: float
     last: str
-    """The last line it wrote."""
+    """The last line that it wrote itself; empty where it wrote none, or did not run."""
 
 
 class CommandFailed(RuntimeError):
@@ -67,9 +75,9 @@ class Locked(RuntimeError):
 
 
 def stages() -> list[str]:
-    """Every stage and tracked data file of the project, each after what it depends on."""
+    """The stages of PIPELINE, and the stages and tracked data files that they need, each after what it depends on."""
     before: dict[str, set[str]] = {}
-    for line in ask("dag", "--dot").splitlines():
+    for line in ask("dag", "--dot", PIPELINE).splitlines():
         names = [json.loads(f'"{name}"') for name in re.findall(r'"((?:[^"\\]|\\.)*)"', line)]
         if names:
             before.setdefault(names[-1], set()).update(names[:-1])
@@ -103,11 +111,19 @@ def command(name: str, arguments: Sequence[str], tell: Callable[[str], None] = p
 
 
 def answer(name: str, arguments: Sequence[str], tell: Callable[[str], None] = print) -> Any:
-    """Run such a command that prints JSON, and return that; what it writes to standard error goes to `tell`."""
-    with tempfile.TemporaryFile("w+") as output:
+    """Run such a command that prints JSON, and return that; what it writes to standard error goes to `tell`.
+
+    Raises CommandFailed also where it ended well and what it printed is no JSON.
+    """
+    with tempfile.TemporaryFile("w+", encoding="utf-8", errors="replace") as output:
         _run(name, [sys.executable, "-m", *arguments], tell, output)
         output.seek(0)
-        return json.load(output)
+        printed = output.read()
+    try:
+        return json.loads(printed)
+    except ValueError:
+        lines = printed.splitlines()[:TAIL] or ["nothing"]
+        raise CommandFailed(name, 0, ["its answer should be JSON; it printed:", *lines]) from None
 
 
 def _run(name: str, arguments: Sequence[str], tell: Callable[[str], None], output: IO[str] | None = None) -> Result:
@@ -133,7 +149,8 @@ def _run(name: str, arguments: Sequence[str], tell: Callable[[str], None], outpu
             _end(process, told)
             raise
     if status == 0:
-        return Result(name, outcome or "done", time.monotonic() - started, lines[-1] if lines else "")
+        last = next((line for line in reversed(lines) if not DVC_SAYS.match(line)), "")
+        return Result(name, outcome or "done", time.monotonic() - started, last)
     if _locked(lines):
         raise Locked(name, lines)
     if exits := re.findall(r"failed to run: .*, exited with (-?\d+)$", "\n".join(lines), re.MULTILINE):
@@ -144,8 +161,8 @@ def _run(name: str, arguments: Sequence[str], tell: Callable[[str], None], outpu
 
 def _outcome(stage: str, line: str) -> Outcome | None:
     """What a line of `dvc repro` says became of `stage`."""
-    if line == f"Running stage '{stage}':":
-        return "ran"
+    if line in (f"Running stage '{stage}':", f"Verifying data sources in stage: '{stage}'"):
+        return "ran"  # the latter: a data file is recorded anew
     if line.startswith(f"Stage '{stage}' is cached - "):
         return "cached"
     if line in (f"Stage '{stage}' didn't change, skipping", f"'{stage}' didn't change, skipping"):

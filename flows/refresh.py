@@ -1,4 +1,4 @@
-"""The refresh flow: every stage of dvc.yaml in order, then the publication of what came out.
+"""The refresh flow: the request checked, every stage of dvc.yaml in order, then the publication of what came out.
 
 `python -m flows.refresh` runs it here and now, with or without a Prefect server. DVC is the cache, so a stage whose
 inputs did not change takes a second.
@@ -36,6 +36,12 @@ def stage(name: str) -> Result:
     return pipeline.repro(name, get_run_logger().info)
 
 
+@task(task_run_name="check", cache_policy=NO_CACHE, persist_result=False)
+def check_task() -> Result:
+    """See, before anything runs, that params.yaml is right and DVC can watch the data."""
+    return pipeline.command("check", ["aecore", "check"], get_run_logger().info)
+
+
 @task(task_run_name="publish", cache_policy=NO_CACHE, persist_result=False)
 def publish_task() -> Result:
     """Verify the artefacts and serve a copy of them."""
@@ -44,11 +50,12 @@ def publish_task() -> Result:
 
 @flow(name="refresh", persist_result=False)
 def refresh(publish: bool = True) -> list[Result]:
-    """Bring every stage up to date, then publish, unless told not to; what was done is kept as artifacts."""
+    """Check, bring every stage up to date, then publish, unless told not to; what was done is kept as artifacts."""
     results: list[Result] = []
     if told := checkout.settle():
         get_run_logger().info(told)
     try:
+        check_task()
         for name in pipeline.stages():
             results.append(stage(name))
         if publish:
@@ -74,7 +81,7 @@ def record(results: list[Result]) -> None:
             key="stages",
             description="What ran, and what was there already",
         )
-        graph = pipeline.ask("dag", "--md").strip()
+        graph = pipeline.ask("dag", "--md", pipeline.PIPELINE).strip()
         create_markdown_artifact(graph, key="pipeline", description="The stages, from DVC")
         create_table_artifact(metrics(), key="metrics", description="`dvc metrics show`")
     except Exception as error:

@@ -19,8 +19,8 @@ Set = Callable[..., None]
 
 
 COMMANDS = (
-    *cli.STAGES, "fetch", "query", "duplicates", "outliers", "representatives", "inspect", "sample", "interpolate",
-    "finetune", "publish", "rollback", "tour", "ui",
+    *cli.STAGES, "check", "fetch", "query", "duplicates", "outliers", "representatives", "inspect", "sample",
+    "interpolate", "finetune", "publish", "rollback", "tour", "ui",
 )  # fmt: skip
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import shutil
 import signal
@@ -16,11 +17,13 @@ from typing import Any
 
 import numpy as np
 import pytest
+import requests
 
 from aecore import tracking
 from aecore.artifact import Manifest, sha256_json
 from aecore.config import WorkFailed
 from aecore.tracking import TrackingConfig
+from tests.servers import free_port, mlflow_server
 
 ON = TrackingConfig(mlflow=True, experiment="tests")
 DATA, WEIGHTS = "d" * 64, "e" * 64
@@ -337,8 +340,8 @@ def test_four_processes_may_open_a_new_store_at_once(tmp_path: Path) -> None:
     assert [found.info.status for found in recorded(tmp_path)] == ["FINISHED"] * 4
 
 
-def test_a_server_that_is_not_there_is_an_error_before_the_work(tmp_path: Path, unused: int) -> None:
-    uri = f"http://127.0.0.1:{unused}"
+def test_a_server_that_is_not_there_is_an_error_before_the_work(tmp_path: Path) -> None:
+    uri = f"http://127.0.0.1:{free_port()}"
     code = """
         try:
             with tracking.run("train", {}, {}, ON):
@@ -348,7 +351,8 @@ def test_a_server_that_is_not_there_is_an_error_before_the_work(tmp_path: Path, 
     """
     started = time.monotonic()
     out, errors = python(tmp_path, code, MLFLOW_TRACKING_URI=uri).communicate(timeout=120)
-    assert f"MLflow's store {uri} cannot be used" in out
+    assert f"MLflow's store {uri} cannot be used (Connection refused): " in out
+    assert len(out) < 170
     assert "tracking.mlflow: false" in out
     assert "worked" not in out
     assert errors == ""
@@ -362,13 +366,6 @@ def test_a_damaged_store_is_an_error_before_the_work(project: Path) -> None:
         tracking.run("train", {}, {}, TrackingConfig(True, "damaged")),
     ):
         raise AssertionError("the work began")
-
-
-@pytest.fixture
-def unused() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 def failing(times: int, error: Exception, call: Callable[[], None]) -> Callable[[], None]:
@@ -401,6 +398,42 @@ def test_a_store_that_fails_later_costs_a_warning_and_nothing_is_lost(
     assert capsys.readouterr().err == "MLflow: the server went away (the work goes on; said once)\n"
 
 
+def refused() -> None:
+    """Fail as MLflow does where nobody listens: it tells what requests tells of what the system said."""
+    from mlflow.exceptions import MlflowException
+
+    try:
+        try:
+            raise ConnectionRefusedError(errno.ECONNREFUSED, "Connection refused")
+        except OSError as error:
+            raise requests.ConnectionError(f"HTTPConnectionPool(host=…): Max retries exceeded: {error}" * 9) from error
+    except requests.ConnectionError as error:
+        raise MlflowException(f"API request failed with exception {error}")  # noqa: B904
+
+
+def late() -> None:
+    raise TimeoutError("timed out")
+
+
+def wordy() -> None:
+    raise requests.ConnectionError("Max retries exceeded " * 30)
+
+
+@pytest.mark.parametrize(
+    ("call", "told"),
+    [(refused, "Connection refused"), (late, "timed out"), (wordy, "Max retries exceeded " * 7 + "Max retries …")],
+)
+def test_why_a_store_fails_is_told_in_a_few_words(
+    call: Callable[[], None], told: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Also while the work itself fails of something else, which Python then takes for the error's context."""
+    try:
+        raise OSError(errno.ENOSPC, "No space left on device")
+    except OSError:
+        tracking.Run(object())._record(call)  # type: ignore[arg-type]
+    assert capsys.readouterr().err == f"MLflow: {told} (the work goes on; said once)\n"
+
+
 def test_what_the_store_refuses_is_dropped_and_said(capsys: pytest.CaptureFixture[str]) -> None:
     from mlflow.exceptions import MlflowException
 
@@ -417,15 +450,9 @@ def test_a_mistake_of_our_own_is_not_hidden() -> None:
 
 
 @pytest.mark.slow
-def test_a_training_survives_the_end_of_its_server(tmp_path: Path, unused: int) -> None:
+def test_a_training_survives_the_end_of_its_server(tmp_path: Path) -> None:
     """A real MLflow server is killed between two epochs: the work ends well, and says what was lost."""
-    server = subprocess.Popen(
-        [sys.executable, "-m", "mlflow", "server", "--host", "127.0.0.1", "--port", str(unused), "--workers", "1",
-         "--backend-store-uri", f"sqlite:///{tmp_path}/server.db", "--default-artifact-root", str(tmp_path)],
-        stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True, cwd=tmp_path,
-    )  # fmt: skip
-    try:
-        wait_for(unused)
+    with mlflow_server(tmp_path / "server") as (url, server):
         code = """
             with tracking.run("train", {"a": 1}, {}, ON) as run:
                 run.log({"mse": 1.0}, step=1)
@@ -434,7 +461,7 @@ def test_a_training_survives_the_end_of_its_server(tmp_path: Path, unused: int) 
                 run.log({"mse": 0.5}, step=2)
             print("trained")
         """
-        process = python(tmp_path, code, MLFLOW_TRACKING_URI=f"http://127.0.0.1:{unused}")
+        process = python(tmp_path, code, MLFLOW_TRACKING_URI=url)
         assert process.stdout is not None
         assert process.stdout.readline() == "epoch 1\n"
         os.killpg(server.pid, signal.SIGKILL)
@@ -442,16 +469,3 @@ def test_a_training_survives_the_end_of_its_server(tmp_path: Path, unused: int) 
         assert (process.returncode, out) == (0, "trained\n")
         assert "said once" in errors
         assert "records of run" in errors
-    finally:
-        if server.poll() is None:
-            os.killpg(server.pid, signal.SIGKILL)
-        server.wait()
-
-
-def wait_for(port: int, seconds: float = 90) -> None:
-    for _ in range(int(seconds * 2)):
-        with socket.socket() as probe:
-            if probe.connect_ex(("127.0.0.1", port)) == 0:
-                return
-        time.sleep(0.5)
-    raise AssertionError(f"nothing answers on port {port}")

@@ -24,7 +24,6 @@ every seed agrees; -1: worse, likewise.
 from __future__ import annotations
 
 import dataclasses
-import json
 import math
 import sys
 from collections.abc import Mapping, Sequence
@@ -45,6 +44,7 @@ from aecore.config import Runtime, UserError
 from aecore.data.images import Images
 from aecore.embedding import Encoder
 from aecore.models.pca import fit_images
+from aecore.output import tell
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -180,7 +180,7 @@ def run(labels: Sequence[int], seeds: int, epochs: int, as_json: bool = False) -
     artifact.write_json(config.REPORTS / "finetune.json", result)
     figures.save(drawn, config.REPORTS / "finetune.png")
     if as_json:
-        print(json.dumps(result, indent=2, allow_nan=False))
+        tell(result)
     else:
         print(f"{text(result)}\n\n{config.REPORTS / 'finetune.json'}\n{config.REPORTS / 'finetune.png'}")
 

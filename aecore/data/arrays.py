@@ -17,6 +17,7 @@ import numpy as np
 
 from aecore.config import UserError
 from aecore.data.entry import Entry, Source, SplitName, rejected
+from aecore.data.listing import size_of
 
 FASHION = ("T-shirt/top", "Trouser", "Pullover", "Dress", "Coat", "Sandal", "Shirt", "Sneaker", "Bag", "Ankle boot")
 BUNDLED_FILES = ("images-idx3-ubyte.gz", "labels-idx1-ubyte.gz")
@@ -42,7 +43,8 @@ def fashion_mnist(path: Path) -> Source:
 
 
 def _idx_source(path: Path, files: Any, remedy: str) -> Source:
-    missing = [name for pair in files.values() for name in pair if not (path / name).is_file()]
+    listed = [(name, size_of(path / name)) for pair in files.values() for name in pair]
+    missing = [name for name, _ in listed if not (path / name).is_file()]
     if missing:
         raise UserError(f"data.path {path} lacks {', '.join(missing)}: {remedy}.")
     labels = {split: read_labels(path / pair[1]) for split, pair in files.items()}
@@ -59,7 +61,7 @@ def _idx_source(path: Path, files: Any, remedy: str) -> Source:
             if found != len(labels[split]):
                 raise UserError(f"{path / images} and {label_file} hold different numbers of images and labels.")
 
-    return Source(entries(), sum(map(len, labels.values())), FASHION)
+    return Source(entries(), sum(map(len, labels.values())), FASHION, files=listed)
 
 
 def _given(array: np.ndarray) -> np.ndarray:
@@ -110,8 +112,8 @@ def _damaged(path: Path, error: object) -> UserError:
     return UserError(f"{path} is damaged ({error}): bring it again (`python -m aecore fetch`, or `git checkout`).")
 
 
-def torchvision_parts(name: str, path: Path, *, download: bool) -> list[tuple[SplitName | None, Any]]:
-    """Open (or download) every split of torchvision's data set `name` below `path`. Raises UserError."""
+def torchvision_class(name: str) -> type:
+    """Torchvision's data set `name`. Raises UserError where there is none, or none that can be downloaded."""
     import inspect
 
     from torchvision import datasets
@@ -123,6 +125,15 @@ def torchvision_parts(name: str, path: Path, *, download: bool) -> list[tuple[Sp
     known = inspect.signature(cls).parameters
     if "root" not in known or "download" not in known:
         raise UserError(f"data.source: torchvision's {name} cannot be downloaded: unpack it and use source: folder.")
+    return cls
+
+
+def torchvision_parts(name: str, path: Path, *, download: bool) -> list[tuple[SplitName | None, Any]]:
+    """Open (or download) every split of torchvision's data set `name` below `path`. Raises UserError."""
+    import inspect
+
+    cls = torchvision_class(name)
+    known = inspect.signature(cls).parameters
     ways: list[tuple[SplitName | None, dict[str, Any]]]
     if "train" in known:
         ways = [("train", {"train": True}), ("test", {"train": False})]

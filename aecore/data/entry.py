@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
@@ -51,6 +51,8 @@ class Source:
     """The first folders of the entries, below their batches, where they are known before the end."""
     attributes: pa.Table | None = None
     """What is known of each entry: its path, then bool and string columns; every entry that can be read has a row."""
+    files: Sequence[tuple[str, int]] = ()
+    """Name and bytes of each file that it reads, as they were when it was opened; empty where that is not known."""
 
 
 class Unreadable(ValueError):

@@ -20,6 +20,7 @@ from aecore.artifact import writing
 from aecore.config import PREPARED, REMOVED, Runtime, UserError, WorkFailed, require, section
 from aecore.data.decode import Fit, Preparation
 from aecore.data.items import SPLITS, Found, Kept, deduplicate, lay_out, make_tables, write_shards, write_tables
+from aecore.data.listing import Listing
 from aecore.data.reading import read_all
 from aecore.data.removed import Removals
 from aecore.data.sources import SourceConfig, open_source
@@ -127,6 +128,8 @@ def _prepare(
     stream = open_source(source, limit=8 * config.max_pixels + 2**20)  # 16-bit RGBA, uncompressed, and its header
     facts: dict[str, Any] = {}
     with writing(directory, "data", facts=facts) as temporary:
+        if stream.files:
+            facts["listing"] = Listing.of(stream.files).save(temporary)
         unsorted = temporary / "unsorted"
         bar = tqdm(total=stream.total, desc="prepare", unit=" images", mininterval=0.5, disable=None)
         with unsorted.open("wb") as pixels, bar:

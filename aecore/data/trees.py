@@ -25,6 +25,7 @@ from aecore.data.attributes import is_table, read_attributes
 from aecore.data.decode import SUFFIXES
 from aecore.data.entry import Entry, Source, SplitFolders, Unreadable, rejected
 from aecore.data.layout import taken_for_splits, top_folders
+from aecore.data.listing import hidden, size_of, walk
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -56,7 +57,6 @@ UNREAD_SUFFIXES = frozenset(
 ARCHIVE_SUFFIXES = (".zip", ".tar", ".tar.gz", ".tgz", ".tar.xz", ".txz", ".tar.bz2", ".tbz2")
 COMPRESSIONS = {b"\x1f\x8b": gzip.GzipFile, b"BZh": bz2.BZ2File, b"\xfd7zXZ\0": lzma.LZMAFile}
 """How a compressed tar begins."""
-PASSED_OVER = frozenset({"__MACOSX", "Thumbs.db", "desktop.ini", "README.md"})
 ARCHIVE_ERRORS = (zipfile.BadZipFile, tarfile.TarError, zlib.error, lzma.LZMAError, EOFError)
 READ_ERRORS = (Unreadable, OSError, RuntimeError, NotImplementedError, zipfile.BadZipFile, zlib.error, lzma.LZMAError,
                EOFError)  # fmt: skip
@@ -75,7 +75,8 @@ def folder(
     _require_there(path)
     if not path.is_dir():
         raise UserError(f"data.path {path} is a file; source: folder expects a folder (archives: source: archive).")
-    names = [name for name in _walk(path, "", ()) if not is_table(name)]
+    listed = [(seen.name, seen.size) for seen in walk(path)]
+    names = [name for name, _ in listed if not is_table(name)]
     if not names:
         raise UserError(f"{path} is an empty folder: put images there, or name another folder.")
     judged = (name for name in names if _judge(name, "") is None and ("/" in name or not batches))
@@ -95,7 +96,9 @@ def folder(
                 entry = rejected(name, batch, "it has no row in the table of attributes", counts=_counts(name))
             yield entry or Entry(name, batch, partial(_read_file, path / name, limit), _counts(name))
 
-    return Source(entries(), len(names), attributes=attributes, split_folders=split_folders, top_folders=tops)
+    return Source(
+        entries(), len(names), attributes=attributes, split_folders=split_folders, top_folders=tops, files=listed
+    )
 
 
 def files(paths: Sequence[Path], limit: int) -> Source:
@@ -114,7 +117,7 @@ def archive(path: Path, limit: int, *, batches: bool, split_folders: SplitFolder
     if batches:
         if not path.is_dir():
             raise UserError(f"data.path {path} is a file; with batches: true it is a folder that holds archives.")
-        files = sorted(p for p in path.iterdir() if not p.name.startswith(".") and p.name not in PASSED_OVER)
+        files = sorted(p for p in path.iterdir() if not hidden(p.name))
         if not files:
             raise UserError(f"data.path {path} is an empty folder: put archives there, or name another folder.")
     elif path.is_dir():
@@ -139,33 +142,13 @@ def archive(path: Path, limit: int, *, batches: bool, split_folders: SplitFolder
             else:
                 yield from _tar_entries(file, batch, limit)
 
-    return Source(entries(), None, packed=True, split_folders=split_folders)
+    listed = [(file.name if batches else "", size_of(file)) for file in files]
+    return Source(entries(), None, packed=True, split_folders=split_folders, files=listed)
 
 
 def _require_there(path: Path) -> None:
     if not path.exists():
         raise UserError(f"data.path {path} is not there: put the images there, or name another path.")
-
-
-def _walk(root: Path, prefix: str, above: tuple[tuple[int, int], ...]) -> Iterator[str]:
-    """Yield file paths below `root`, sorted, following links but never in a circle."""
-    here = os.stat(root / prefix)
-    if (here.st_dev, here.st_ino) in above:
-        return
-    above = (*above, (here.st_dev, here.st_ino))
-    with os.scandir(root / prefix) as found:
-        children = sorted(found, key=lambda child: child.name)
-    for child in children:
-        if _hidden(child.name):
-            continue
-        if child.is_dir():
-            yield from _walk(root, f"{prefix}{child.name}/", above)
-        else:
-            yield prefix + child.name
-
-
-def _hidden(name: str) -> bool:
-    return name.startswith(".") or name in PASSED_OVER
 
 
 def _judge(name: str, batch: str) -> Entry | None:
@@ -214,7 +197,7 @@ def _zip_entries(file: Path, batch: str, limit: int) -> Iterator[Entry]:
 
     # the archive stays open until the last `read` is gone, and closes itself then
     for member in sorted(opened.infolist(), key=lambda info: info.filename):
-        if member.is_dir() or any(map(_hidden, PurePosixPath(member.filename).parts)):
+        if member.is_dir() or any(map(hidden, PurePosixPath(member.filename).parts)):
             continue
         name = _inside(member.filename, batch)
         yield _judge(name, batch) or Entry(name, batch, partial(read, member), _counts(name))
@@ -225,7 +208,7 @@ def _tar_entries(file: Path, batch: str, limit: int) -> Iterator[Entry]:
     try:
         with _open_tar(file) as raw, tarfile.open(fileobj=raw, mode="r|") as opened:
             for member in opened:
-                if not member.isfile() or any(map(_hidden, PurePosixPath(member.name).parts)):
+                if not member.isfile() or any(map(hidden, PurePosixPath(member.name).parts)):
                     continue
                 name = _inside(member.name, batch)
                 entry = _judge(name, batch)

@@ -17,7 +17,6 @@ against the prepared image; null where nothing is lost at all.
 
 from __future__ import annotations
 
-import json
 import math
 import os
 import shutil
@@ -39,6 +38,7 @@ from aecore.embedding import Encoder
 from aecore.generate import container
 from aecore.generate.container import Contents
 from aecore.generate.quantise import Quantiser, fit
+from aecore.output import tell
 from aecore.search.searcher import Source
 from aecore.vectors import Embeddings
 
@@ -89,7 +89,7 @@ def compress(paths: Sequence[str], out: Path, bits: int = 8, as_json: bool = Fal
         ],
     }
     if as_json:
-        print(json.dumps(summary, indent=2, allow_nan=False))
+        tell(summary)
         return
     _print_table(summary)
     worst = int(each.argmax())
@@ -133,7 +133,7 @@ def decompress(file: Path, folder: Path, as_json: bool = False, root: Path = Pat
         "each": [printable(str(folder / f"{name}.png")) for name in contents.names],
     }
     if as_json:
-        print(json.dumps(summary, indent=2, allow_nan=False))
+        tell(summary)
         return
     _print_table(summary)
     print(f"{'folder':<16}{summary['folder']}")

@@ -11,7 +11,6 @@
 
 from __future__ import annotations
 
-import json
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -28,6 +27,7 @@ from aecore.generate import sheet
 from aecore.generate.closest import closest, closest_in_pixels, unseen_distance
 from aecore.generate.mixture import fit_mixture, fitted_to
 from aecore.generate.sheet import ACCENT, GREY, INK, Sheet, short
+from aecore.output import tell
 from aecore.search.metric import Metric, codes
 from aecore.search.searcher import Searcher, Source
 from aecore.vectors import Embeddings
@@ -143,7 +143,7 @@ def run(count: int, origin: Origin, seed: int, picture: Path, as_json: bool, roo
             "source": {"kind": source.kind, "path": str(source.directory)}, "from": origin, "seed": seed,
             "components": components, "picture": str(picture), "unseen": round(unseen, 6), "samples": found,
         }  # fmt: skip
-        print(json.dumps(answer, indent=2, allow_nan=False))
+        tell(answer)
     else:
         print("\n".join(table(found, unseen)))
 

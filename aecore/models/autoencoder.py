@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import math
 from pathlib import Path
 from typing import Any, NamedTuple, cast
 
 import torch
 from torch import nn
 
-from aecore.config import UserError, WorkFailed, build
+from aecore.config import WorkFailed, build
 from aecore.data.corrupt import grey
 from aecore.models.bodies import ARCHITECTURES, Shape
 from aecore.models.bottlenecks import BOTTLENECKS, Whitening
@@ -44,17 +43,7 @@ class Autoencoder(nn.Module):
 
     def __init__(self, recipe: Recipe, shape: Shape, latent_dim: int) -> None:
         super().__init__()
-        if not 1 <= latent_dim <= math.prod(shape):
-            channels, height, width = shape
-            raise UserError(
-                f"train.latent_dim is {latent_dim}, but an image has only {math.prod(shape)} values "
-                f"(prepare.channels {channels} x prepare.size {height} x {width}): choose a smaller latent_dim."
-            )
-        if recipe.corruption == "grey" and shape[0] != 3:
-            raise UserError(
-                f"the recipe's corruption is 'grey' while prepare.channels is {shape[0]}: colour can only be taken "
-                "from images that have it; set prepare.channels to 3."
-            )
+        recipe.check_fits(shape, latent_dim)
         self.recipe: Recipe = recipe
         self.shape: Shape = shape
         self.latent_dim: int = latent_dim

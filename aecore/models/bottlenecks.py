@@ -14,10 +14,8 @@ import torch
 import torch.distributed as dist
 from torch import nn
 
-from aecore.config import UserError
+from aecore.models.recipe import SUBSPACE
 
-SUBSPACE = 4
-"""Numbers of a code that one vector of a codebook stands for."""
 ENTRIES = 256
 """Vectors in a codebook: one byte names one."""
 SCALES = (0.1, 0.2, 0.5, 1.0, 2.0, 5.0, 10.0)
@@ -108,11 +106,7 @@ class Quantised(Plain):
 
     def __init__(self, dim: int) -> None:
         super().__init__(dim)
-        if dim % SUBSPACE:
-            raise UserError(
-                f"train.latent_dim is {dim} while the recipe's bottleneck is 'quantised', which takes {SUBSPACE} "
-                f"numbers at a time: choose a multiple of {SUBSPACE}."
-            )
+        assert dim % SUBSPACE == 0, "Recipe.check_fits refuses it"
         self.codebooks = nn.Parameter(torch.randn(dim // SUBSPACE, ENTRIES, SUBSPACE))
         self.register_buffer("begun", torch.zeros((), dtype=torch.bool))
         self._known_to_have_begun = False  # asking a GPU at every step would wait for it

@@ -7,8 +7,10 @@ import math
 import torch
 import torch.nn.functional as F
 
-CELL, BINS = 4, 8
-"""Pixels a cell's side, and orientations between 0 and pi."""
+from aecore.models.recipe import CELL
+
+BINS = 8
+"""Orientations between 0 and pi."""
 FLOOR = 0.02
 """Added to the local contrast, so that flat places stay near zero."""
 

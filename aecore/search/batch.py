@@ -21,7 +21,6 @@ In memory are a block of queries at a time, and of the whole collection its path
 from __future__ import annotations
 
 import dataclasses
-import json
 import sys
 import time
 from collections.abc import Iterable, Sequence
@@ -33,6 +32,7 @@ import numpy as np
 
 from aecore import config, tracking
 from aecore.config import Runtime, UserError
+from aecore.output import tell
 from aecore.search.collection import parse_id
 from aecore.search.montage import check_writable
 from aecore.search.queries import Block, Queries, Rejected
@@ -147,7 +147,10 @@ def run(
     if listed:
         print(f"aecore query: {listed} lists all {len(outcome.rejected):,} that were passed over", file=sys.stderr)
     told = {"parquet": str(parquet), **about, **told, "mlflow_run": record.id or None}
-    print(json.dumps(told, indent=2, allow_nan=False) if as_json else _sentence(told))
+    if as_json:
+        tell(told)
+    else:
+        print(_sentence(told))
 
 
 def _encoder(source: Source, runtime: Runtime) -> Encoder:

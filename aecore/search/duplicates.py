@@ -14,7 +14,6 @@ Groups come closest first, then largest first. They are linked pair by pair, so 
 from __future__ import annotations
 
 import io
-import json
 import sys
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -24,6 +23,7 @@ from PIL import Image
 from tqdm import tqdm
 
 from aecore.config import UserError
+from aecore.output import tell
 from aecore.search import percentile
 from aecore.search.montage import check_writable, draw_montage
 from aecore.search.searcher import Searcher, Source
@@ -149,7 +149,7 @@ def run(
             "exact": exact,
             "near": near,
         }
-        print(json.dumps(answer, indent=2, allow_nan=False))
+        tell(answer)
         return
     leaks = sum(group["leak"] for group in near)
     images = sum(len(group["images"]) for group in near)

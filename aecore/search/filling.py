@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-import contextlib
-import ctypes
 import os
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from aecore.output import on_standard_error
 from aecore.search.gpu import Add
 from aecore.search.kinds import Kind
 from aecore.search.storage import LISTS_FILE, write_index
@@ -62,7 +60,7 @@ def _merge(index: Any, parts: list[Path], lists: Path, size: int) -> None:
     from faiss.contrib.ondisk import merge_ondisk
 
     _require_room(lists, size)
-    with _on_standard_error():
+    with on_standard_error():
         merge_ondisk(index, [str(path) for path in parts], str(lists))
 
 
@@ -78,19 +76,3 @@ def _require_room(path: Path, size: int) -> None:
         raise OSError(error.errno, error.strerror, str(path)) from error
     finally:
         path.unlink(missing_ok=True)
-
-
-@contextlib.contextmanager
-def _on_standard_error() -> Iterator[None]:
-    """Let what C code prints go to standard error: standard output may be read by a program."""
-    flush = ctypes.CDLL(None).fflush
-    sys.stdout.flush()
-    flush(None)
-    kept = os.dup(1)
-    try:
-        os.dup2(2, 1)
-        yield
-    finally:
-        flush(None)
-        os.dup2(kept, 1)
-        os.close(kept)

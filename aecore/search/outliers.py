@@ -13,7 +13,6 @@ Training images are reconstructed a little better for having been trained on.
 
 from __future__ import annotations
 
-import json
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -22,6 +21,7 @@ import numpy as np
 from tqdm import tqdm
 
 from aecore.config import UserError
+from aecore.output import tell
 from aecore.search.montage import check_writable, draw_montage
 from aecore.search.searcher import Searcher, Source
 
@@ -97,7 +97,7 @@ def run(n: int = 10, as_json: bool = False, montage: Path | None = None, root: P
         print(f"aecore outliers: drew {montage}", file=sys.stderr)
     if as_json:
         answer = {"source": searcher.told(), "metric": searcher.metric, "count": searcher.count}
-        print(json.dumps(answer | {"far": far, "unlike_reconstruction": unlike}, indent=2, allow_nan=False))
+        tell(answer | {"far": far, "unlike_reconstruction": unlike})
         return
     print(f"Farthest from their {NEIGHBOURS} nearest, of {searcher.count:,} images:")
     print(_table(far))

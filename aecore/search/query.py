@@ -24,7 +24,6 @@ neighbour, at distance 0.
 
 from __future__ import annotations
 
-import json
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -36,6 +35,7 @@ from aecore import config
 from aecore.config import UserError
 from aecore.data.decode import Preparation, decode
 from aecore.data.entry import printable
+from aecore.output import tell
 from aecore.search import percentile
 from aecore.search.collection import parse_id
 from aecore.search.metric import IndexConfig
@@ -112,14 +112,17 @@ def run(
         }
         if spread is not None:
             answer["random_pairs"] = {"count": spread.pairs, "most": percentile.percent(spread.most)}
-        print(json.dumps(answer, indent=2, allow_nan=False))
+        tell(answer)
     else:
         most = percentile.percent(spread.most) if spread is not None else 100
         print("\n\n".join(table(name, row, most) for name, row in zip(queries.names, rows, strict=True)))
 
 
-def inspect(item_id: str | None = None, png: Path | None = None, root: Path = Path()) -> None:
+def inspect(item_id: str | None = None, png: Path | None = None, as_json: bool = False, root: Path = Path()) -> None:
     """Print what is known of an indexed image, or of the index and its first ids; `png` receives the prepared image.
+
+    As JSON, an image: {"source": as in `query`, **its columns}; the index: {"source": …, "images": how many, "dim",
+    "metric", "index": its kind, "first": [{"id": …, "path": …}, …]}; ids are strings.
 
     Raises UserError for an unknown id, and for a `png` without an id or where it cannot be written.
     """
@@ -130,6 +133,12 @@ def inspect(item_id: str | None = None, png: Path | None = None, root: Path = Pa
         if png is not None:
             raise UserError("--png needs --id: which image to write.")
         facts = searcher.manifest.facts
+        if as_json:
+            rows = searcher.collection.items(next(searcher.collection.blocks(10)), ["id", "path"])
+            first = [{**row, "id": str(row["id"])} for row in rows]
+            told = {"images": searcher.count, "dim": searcher.dim, "metric": facts["metric"], "index": facts["index"]}
+            tell({"source": searcher.told(), **told, "first": first})
+            return
         print(f"{searcher.count:,} images in {searcher.dim} dimensions, {facts['metric']}, {facts['index']} search")
         if searcher.growth.manifest is not None:
             _tell_growth(searcher, root)
@@ -141,6 +150,9 @@ def inspect(item_id: str | None = None, png: Path | None = None, root: Path = Pa
         check_writable(png)
         position = np.array([searcher.collection.position(row["id"])])
         picture(searcher.collection.pixels(position)[0]).save(png, format="PNG")
+    if as_json:
+        tell({"source": searcher.told(), **row, "id": str(row["id"])})
+        return
     width = 2 + max(map(len, row))
     for key, value in row.items():
         print(f"{key:<{width}}{'' if value is None else value}")

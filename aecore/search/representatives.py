@@ -20,7 +20,6 @@ k-means++ starts 0.31 and 0.80). `--by coverage` keeps the traversal's own choic
 
 from __future__ import annotations
 
-import json
 import sys
 from pathlib import Path
 from typing import Any, Literal
@@ -29,6 +28,7 @@ import numpy as np
 from PIL import Image
 
 from aecore.config import UserError
+from aecore.output import tell
 from aecore.search.montage import check_writable, draw_montage
 from aecore.search.searcher import Searcher, Source
 from aecore.search.subset import Cells, Codes, cells, farthest_first, mean_of, medoids, reach, settled
@@ -109,7 +109,7 @@ def run(
             },
             "representatives": entries,
         }
-        print(json.dumps(answer, indent=2, allow_nan=False))
+        tell(answer)
         return
     print(f"{n:,} images for {count:,}: at mean distance {mean:.4f} from them, {radius:.4f} at most")
     print(f"{n:,} random ones: {means.mean():.4f}, and {radii.mean():.4f} at most (mean of {SUBSETS} draws)\n")

@@ -7,7 +7,6 @@ an image that is found until the next command that changes what is served, and n
 
 from __future__ import annotations
 
-import json
 import sys
 from collections.abc import Iterable
 from pathlib import Path
@@ -17,6 +16,7 @@ import numpy as np
 from aecore import config
 from aecore.config import UserError, WorkFailed
 from aecore.data.removed import Removals, Row, told
+from aecore.output import tell
 from aecore.search.growth import growth_folder
 from aecore.search.searcher import Searcher, Source
 from aecore.serve.segments import retire
@@ -133,7 +133,7 @@ def inspect_removed(as_json: bool = False, root: Path = Path()) -> None:
     if as_json:
         told = [{"id": str(image), "ids": [str(row.id) for row in rows], "pixel_hash": rows[0].pixel_hash,
                  "preparation": rows[0].preparation} for image, rows in images.items()]  # fmt: skip
-        print(json.dumps({"removed": told}, indent=2))
+        tell({"removed": told})
         return
     print(f"{len(images):,} images were removed, and stay away until `remove --withdraw ID` ({places(root)[0]})")
     for image, rows in images.items():

@@ -16,7 +16,6 @@ or inside one loses the step under way at most, and the same command carries on:
 from __future__ import annotations
 
 import dataclasses
-import json
 import sys
 import tempfile
 from collections.abc import Sequence
@@ -38,6 +37,7 @@ from aecore.data.paths import refused, streams
 from aecore.data.reading import read_all
 from aecore.data.removed import Removals
 from aecore.embedding import Encoder
+from aecore.output import tell
 from aecore.search import drift
 from aecore.search.collection import parse_id
 from aecore.search.growth import growth_folder
@@ -117,7 +117,7 @@ def add(paths: Sequence[str | Path], as_json: bool = False, root: Path = Path())
     if as_json:
         told = {"source": searcher.told(), **dataclasses.asdict(outcome), "images": searcher.count}
         told["rejected"] = [{"path": path, "reason": reason} for path, reason in outcome.rejected]
-        print(json.dumps(told, indent=2))
+        tell(told)
         return
     passed = {"there already": outcome.known, "with the pixels of another": outcome.duplicates,
               "removed before": outcome.removed, "rejected": len(outcome.rejected)}  # fmt: skip
@@ -158,7 +158,7 @@ def remove(ids: Sequence[str | int], where: str | None = None, as_json: bool = F
         del searcher  # what it holds cannot be tidied away
         searcher = tidied(source)
     if as_json:
-        print(json.dumps({"source": searcher.told(), "removed": done + len(gone), "images": searcher.count}, indent=2))
+        tell({"source": searcher.told(), "removed": done + len(gone), "images": searcher.count})
     else:
         print(f"removed {done + len(gone):,} images; {searcher.count:,} answer now")
 
@@ -184,8 +184,7 @@ def withdraw(ids: Sequence[str | int], as_json: bool = False, root: Path = Path(
         print("aecore remove: the others are not in this copy any more: `python -m aecore add FILE` brings one back "
               "now, the next `dvc repro` and `publish` those that lie in data.path", file=sys.stderr)  # fmt: skip
     if as_json:
-        told = {"source": searcher.told(), "withdrawn": withdrawn, "back": back, "images": searcher.count}
-        print(json.dumps(told, indent=2))
+        tell({"source": searcher.told(), "withdrawn": withdrawn, "back": back, "images": searcher.count})
     else:
         print(f"withdrew {withdrawn:,} removals; {back:,} of the images are found again, {searcher.count:,} answer now")
 

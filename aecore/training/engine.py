@@ -19,7 +19,8 @@ from aecore.models.losses import LOSSES
 from aecore.models.penalties import PENALTIES
 from aecore.training.feed import Batch
 from aecore.training.ranks import ALONE, Ranks, synchronise
-from aecore.training.stepping import Captured, Scalars, Step, Stepping, compiled
+from aecore.training.settings import Stepping
+from aecore.training.stepping import Captured, Scalars, Step, compiled
 
 Precision = Literal["fp32", "bf16"]
 

@@ -1,4 +1,4 @@
-"""The training loop, what it is asked for (section `train`) and what it tells."""
+"""The training loop and what it tells."""
 
 from __future__ import annotations
 
@@ -8,14 +8,14 @@ import math
 import sys
 import time
 from contextlib import closing
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import torch
 from tqdm import tqdm
 
 from aecore import tracking
-from aecore.config import UserError, WorkFailed, require
+from aecore.config import WorkFailed
 from aecore.data.corrupt import corrupt
 from aecore.data.images import Images
 from aecore.models.autoencoder import Autoencoder
@@ -24,57 +24,14 @@ from aecore.training.checkpoint import Checkpoint
 from aecore.training.engine import Engine, Precision, pixels, reconstruction_mse
 from aecore.training.feed import Feed
 from aecore.training.ranks import ALONE, Ranks
+from aecore.training.settings import TrainConfig
 from aecore.training.solve import code_moments
-from aecore.training.stepping import Stepping, choose_stepping
+from aecore.training.stepping import choose_stepping
 
 GRID = 8
 """Images in the grid of reconstructions that is logged while training."""
 CELL = 96
 """Pixels: smaller ones are enlarged to about this there."""
-
-
-@dataclasses.dataclass(frozen=True)
-class TrainConfig:
-    """Section `train`."""
-
-    recipe: str
-    """One of `recipes/*.yaml`."""
-    overrides: dict[str, Any]
-    """Keys of the recipe to change; they win over it."""
-    latent_dim: int
-    """Numbers in a code."""
-    epochs: int
-    """Passes over the training images."""
-    batch_size: int
-    """Images a step."""
-    learning_rate: float
-    """Peak of the schedule."""
-    weight_decay: float
-    """AdamW's decoupled decay."""
-    warmup_epochs: float
-    """Epochs of linear warm-up; a cosine to zero follows."""
-    clip_norm: float
-    """Largest norm of the model's gradient."""
-    precision: Literal["auto", "fp32", "bf16"]
-    """`auto` takes bf16 where the hardware multiplies in it."""
-    stepping: Stepping
-    """How a step is taken: see `aecore.training.stepping`."""
-    shuffle_gb: float
-    """Up to so many GB of images are shuffled as a whole; a larger set window by window: see `Feed`."""
-    devices: int
-    """Processes that train together, each on a GPU of its own or, without one, on its share of the threads."""
-
-    def __post_init__(self) -> None:
-        require(self.latent_dim >= 1, "latent_dim", self.latent_dim, "1 or more")
-        require(self.epochs >= 1, "epochs", self.epochs, "1 or more")
-        require(self.batch_size >= 2, "batch_size", self.batch_size, "2 or more")
-        require(self.learning_rate > 0, "learning_rate", self.learning_rate, "more than 0")
-        require(self.weight_decay >= 0, "weight_decay", self.weight_decay, "0 or more")
-        require(self.clip_norm > 0, "clip_norm", self.clip_norm, "more than 0")
-        require(self.shuffle_gb > 0, "shuffle_gb", self.shuffle_gb, "more than 0")
-        require(self.devices >= 1, "devices", self.devices, "1 or more")
-        if not 0 <= self.warmup_epochs < self.epochs:
-            raise UserError(f"warmup_epochs is {self.warmup_epochs}, but epochs is {self.epochs}: make it smaller.")
 
 
 @dataclasses.dataclass

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from tqdm import tqdm
 
-Stepping = Literal["auto", "eager", "compiled", "captured"]
+from aecore.training.settings import Stepping
+
 Scalars = dict[str, torch.Tensor]
 Step = Callable[[torch.Tensor, float], Scalars]
 

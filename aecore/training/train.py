@@ -20,12 +20,13 @@ from aecore.data.images import Images
 from aecore.models import autoencoder
 from aecore.models.allocator import keep_freed_memory
 from aecore.models.autoencoder import Autoencoder
-from aecore.models.device import choose_device
+from aecore.models.device import choose_device, require_devices
 from aecore.models.recipe import read_recipe
 from aecore.training.checkpoint import checkpoint
 from aecore.training.engine import choose_precision, reconstruction_mse
-from aecore.training.fit import History, TrainConfig, fit, reconstruction_grid
+from aecore.training.fit import History, fit, reconstruction_grid
 from aecore.training.ranks import Ranks, joined, leaving_a_verdict, start, started_by_torchrun
+from aecore.training.settings import TrainConfig
 from aecore.training.solve import channel_moments, solve_pca, solve_whitening
 
 
@@ -46,8 +47,7 @@ def main() -> None:
     model = Autoencoder(recipe, images.shape, train.latent_dim)
     device = choose_device("cpu" if recipe.architecture == "pca" else runtime.device)
     if train.devices > 1 and recipe.architecture != "pca" and not started_by_torchrun():
-        if device.type == "cuda" and train.devices > torch.cuda.device_count():
-            raise UserError(f"train.devices is {train.devices}, but there are {torch.cuda.device_count()} GPUs.")
+        require_devices(train.devices, device)
         start(train.devices, max(1, runtime.threads // train.devices), ["train"])
     else:
         with joined(device) as (ranks, own), leaving_a_verdict():

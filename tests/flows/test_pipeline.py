@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 import signal
@@ -11,6 +12,7 @@ import time
 from pathlib import Path
 
 import pytest
+from ruamel.yaml import YAML
 
 from flows import pipeline
 
@@ -27,7 +29,7 @@ stages:
     deps: [a.txt]
     outs: [b.txt]
   first:
-    cmd: cp input a.txt
+    cmd: cp input a.txt; echo copied
     deps: [input]
     outs: [a.txt]
   wrong:
@@ -84,18 +86,51 @@ def test_each_stage_comes_after_what_it_depends_on(project: Path) -> None:
     assert names.index("first") < names.index("second") < names.index("last")
 
 
+def test_the_stages_are_those_of_the_root_and_what_they_need(project: Path) -> None:
+    """The repository's other pipelines, and data that no stage reads, are somebody else's."""
+    for folder, needed in (("made", "../input"), ("benchmarks", "no")):
+        (project / folder).mkdir()
+        stage = f"stages:\n  {folder}:\n    cmd: cp {needed} out\n    outs: [{needed}]\n"
+        (project / folder / "dvc.yaml").write_text(stage)
+    (project / "raw").write_text("tracked, and read")
+    (project / "notes").write_text("tracked, and not read")
+    dvc("add", "-q", "raw", "notes")
+    text = (project / "dvc.yaml").read_text().replace("deps: [a.txt]", "deps: [a.txt, raw]")
+    (project / "dvc.yaml").write_text(text)
+    names = pipeline.stages()
+    assert sorted(names) == ["first", "last", "made/dvc.yaml:made", "raw.dvc", "second", "slow", "wrong"]
+    assert names.index("made/dvc.yaml:made") < names.index("first")
+    assert names.index("raw.dvc") < names.index("second")
+    (project / "raw").write_text("changed")
+    recorded = pipeline.repro("raw.dvc", lambda line: None)
+    assert (recorded.outcome, recorded.last) == ("ran", "")
+
+
+def test_a_clone_of_this_repository_has_the_stages_of_its_dvc_yaml(
+    clone: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(clone)
+    expected = list(YAML(typ="safe").load(clone / "dvc.yaml")["stages"])
+    assert sorted(pipeline.stages()) == sorted(expected)
+    status = json.loads(pipeline.ask("status", "--json"))
+    assert sorted(status) == sorted(expected)
+
+
 def test_a_stage_ran_is_unchanged_or_was_cached(project: Path) -> None:
     lines: list[str] = []
     ran = pipeline.repro("first", lines.append)
-    assert (ran.name, ran.outcome) == ("first", "ran")
+    assert (ran.name, ran.outcome, ran.last) == ("first", "ran", "copied")  # its own last line, not DVC's advice
     assert "Running stage 'first':" in lines
     assert ran.seconds > 0
-    assert pipeline.repro("first", lines.append).outcome == "unchanged"
+    unchanged = pipeline.repro("first", lines.append)
+    assert (unchanged.outcome, unchanged.last) == ("unchanged", "")
 
     (project / "input").write_text("other")
-    assert pipeline.repro("first", lines.append).outcome == "ran"
+    ran = pipeline.repro("first", lines.append)
+    assert (ran.outcome, ran.last) == ("ran", "copied")
     (project / "input").write_text('{"a": ')
-    assert pipeline.repro("first", lines.append).outcome == "cached"
+    cached = pipeline.repro("first", lines.append)
+    assert (cached.outcome, cached.last) == ("cached", "")
     assert (project / "a.txt").read_text() == '{"a": '
 
 
@@ -150,6 +185,17 @@ def test_a_command_that_answers_in_json(project: Path) -> None:
     assert lines == ["half way"]
     with pytest.raises(pipeline.CommandFailed, match=r"(?s)told failed.*half way\n  the model is another: mend it$"):
         pipeline.answer("told", ["told", "wrong"], lines.append)
+
+
+def test_an_answer_that_is_no_json_is_a_failure_that_shows_it(project: Path) -> None:
+    (project / "told.py").write_text("print('View run at http://…')\nprint('{}')\n")
+    with pytest.raises(
+        pipeline.CommandFailed, match=r"(?s)told failed.*should be JSON.*\n  View run at http://…\n  {}$"
+    ):
+        pipeline.answer("told", ["told"], lambda line: None)
+    (project / "told.py").write_text("")
+    with pytest.raises(pipeline.CommandFailed, match=r"should be JSON; it printed:\n  nothing$"):
+        pipeline.answer("told", ["told"], lambda line: None)
 
 
 def test_the_stage_is_ended_with_its_caller(project: Path) -> None:

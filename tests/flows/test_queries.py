@@ -9,11 +9,13 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import httpx
 import pyarrow.parquet as pq
 import pytest
 
 from aecore import artifact, cli, config
 from aecore.data.images import Images
+from tests.servers import mlflow_server
 
 ROOT = Path(__file__).resolve().parents[2]
 SERVERLESS = """
@@ -149,3 +151,29 @@ with prefect_test_harness(server_startup_timeout=120):
     status, runs, message = done.stdout.splitlines()[-3:]
     assert (status, runs) == ("2", "['Completed', 'Failed'] ['queries']")
     assert "--ids nowhere.parquet is no file" in message
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("default")
+def test_with_a_real_mlflow_server_and_without(
+    prefect: Path, set_params: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What MLflow prints to standard output does not reach the JSON; a server that is down is told of in a sentence."""
+    set_params(tracking={"mlflow": True})
+    monkeypatch.setenv("MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT", "false")
+    with mlflow_server(tmp_path / "mlflow") as (url, _):
+        monkeypatch.setenv("MLFLOW_TRACKING_URI", url)
+        done = script(SERVERLESS, "--all", "--output", "near.parquet", seconds=250)
+        assert done.returncode == 0, done.stderr
+        assert "View run" in done.stderr
+        table = json.loads(done.stdout.splitlines()[0])
+        (run,) = [row["value"] for row in table["table"] if row["what"] == "MLflow run"]
+        asked = httpx.get(f"{url}/api/2.0/mlflow/runs/get", params={"run_id": run}, timeout=60).raise_for_status()
+        assert asked.json()["run"]["info"]["status"] == "FINISHED"
+    before = (prefect / "near.parquet").read_bytes()
+    done = script(SERVERLESS, "--all", "--output", "near.parquet", seconds=250)
+    assert (done.returncode, done.stdout) == (1, "")
+    (sentence,) = [line for line in done.stderr.splitlines() if line.startswith("  aecore query: MLflow")]
+    assert f"{url} cannot be used (Connection refused): " in sentence
+    assert len(sentence) < 200
+    assert (prefect / "near.parquet").read_bytes() == before

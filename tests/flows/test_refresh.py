@@ -6,15 +6,14 @@ import contextlib
 import os
 import shutil
 import signal
-import socket
 import subprocess
 import sys
-import time
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import pytest
+
+from tests.servers import ENDED, flow_runs, free_port, post, prefect_server, started, wait
 
 ROOT = Path(__file__).resolve().parents[2]
 DVC_YAML = """
@@ -31,18 +30,27 @@ stages:
 FAILING = "  third:\n    cmd: echo train.epochs is -1; exit 2\n    deps: [second.json]\n"
 SLEEPING = "  third:\n    cmd: echo $$ > inner; sleep 100; true\n    deps: [second.json]\n    outs: [third]\n"
 
-PUBLISH = (
-    "import pathlib, sys\nassert sys.argv[1:] == ['publish']\npathlib.Path('served').touch()\nprint('published it')\n"
-)
+PROGRAM = """
+import pathlib, sys
+if sys.argv[1:] == ["check"]:
+    print("in order")
+    if pathlib.Path("wrong").exists():
+        print("aecore check: train.epoch is not a known key", file=sys.stderr)
+        sys.exit(2)
+else:
+    assert sys.argv[1:] == ["publish"]
+    pathlib.Path("served").touch()
+    print("published it")
+"""
 
 
 @pytest.fixture
 def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A DVC project whose `python -m aecore publish` is a stand-in, and a Prefect home of its own."""
+    """A DVC project whose `python -m aecore` checks and publishes as a stand-in, and a Prefect home of its own."""
     folder = tmp_path / "project"
     (folder / "aecore").mkdir(parents=True)
     (folder / "aecore/__init__.py").touch()  # a package before ours, wherever that is found
-    (folder / "aecore/__main__.py").write_text(PUBLISH)
+    (folder / "aecore/__main__.py").write_text(PROGRAM)
     shutil.copytree(ROOT / "flows", folder / "flows")
     shutil.copy(ROOT / "prefect.yaml", folder)
     (folder / ".dvcignore").write_text("flows\naecore\n")
@@ -78,9 +86,7 @@ def test_serve_without_a_server_says_what_to_do(project: Path) -> None:
     assert (none.returncode, none.stdout) == (2, "")
     assert "prefect server start" in none.stderr
     assert "Traceback" not in none.stderr
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        url = f"http://127.0.0.1:{probe.getsockname()[1]}/api"
+    url = f"http://127.0.0.1:{free_port()}/api"
     dead = run("flows.serve", PREFECT_API_URL=url)
     assert (dead.returncode, dead.stdout) == (1, "")
     assert f"{url} does not answer" in dead.stderr
@@ -117,6 +123,7 @@ def lost(*_, **__):
 refresh.create_table_artifact = refresh.create_markdown_artifact = lost
 refresh.get_run_logger = logging.getLogger
 refresh.stage = pipeline.repro
+refresh.check_task = refresh.check_task.fn
 refresh.publish_task = refresh.publish_task.fn
 logging.getLogger().addHandler(logging.StreamHandler())
 try:
@@ -133,6 +140,28 @@ except pipeline.CommandFailed as error:
     assert "ConnectionError: the server is gone" in done.stderr
     assert "Traceback" not in done.stderr
     assert (project / "served").exists() == (third == "")
+
+
+def test_what_is_wrong_is_told_before_any_stage_runs(project: Path) -> None:
+    script = """
+import logging
+from flows import pipeline, refresh
+
+refresh.get_run_logger = logging.getLogger
+refresh.record = lambda results: print("recorded", results)
+refresh.check_task = refresh.check_task.fn
+refresh.stage = refresh.publish_task = None
+try:
+    refresh.refresh.fn()
+except pipeline.CommandFailed as error:
+    print(error.status, error)
+"""
+    (project / "wrong").touch()
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=200, check=False)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.splitlines()[:2] == ["recorded []", "2 check failed (exit status 2):"]
+    assert "train.epoch is not a known key" in done.stdout
+    assert not (project / "a.txt").exists()
 
 
 @pytest.mark.slow
@@ -184,7 +213,7 @@ with prefect_test_harness(server_startup_timeout=120):
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=250, check=False)
     assert done.returncode == 0, done.stderr
     tasks, (metrics, pipeline, stages) = done.stdout.splitlines()[0], sections(done.stdout)
-    assert tasks == "[('first', 'Completed'), ('second', 'Completed')] Completed"
+    assert tasks == "[('check', 'Completed'), ('first', 'Completed'), ('second', 'Completed')] Completed"
     assert '"metric": "mse", "value": 0.5' in metrics
     assert "```mermaid" in pipeline
     assert '"stage": "first", "outcome": "ran"' in stages
@@ -198,38 +227,19 @@ def sections(text: str) -> list[str]:
 
 @pytest.fixture
 def server(project: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-    process = subprocess.Popen(
-        [sys.executable, "-m", "prefect", "server", "start", "--host", "127.0.0.1", "--port", str(port)],
-        stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True,
-    )  # fmt: skip
-    url = f"http://127.0.0.1:{port}/api"
-    monkeypatch.setenv("PREFECT_API_URL", url)
-    try:
-        wait(lambda: answers(port), 120)
+    with prefect_server(project.parent / "server", os.environ) as url:
+        monkeypatch.setenv("PREFECT_API_URL", url)
         yield url
-    finally:
-        os.killpg(process.pid, signal.SIGKILL)
-        process.wait()
 
 
 @pytest.mark.slow
 @pytest.mark.filterwarnings("default")
 def test_a_served_schedule_runs_the_flow(project: Path, server: str) -> None:
     """A real server, `python -m flows.serve` with a cron of every minute, and a run that the schedule started."""
-    with (project.parent / "log").open("w") as log:
-        process = subprocess.Popen(
-            [sys.executable, "-m", "flows.serve", "--cron", "* * * * *"], stdout=log, stderr=log, start_new_session=True
-        )
-    try:
+    with started(["flows.serve", "--cron", "* * * * *"], project.parent / "log"):
         wait(lambda: (project / "served").exists(), 180)
         runs = wait(lambda: [r for r in flow_runs(server) if r["state_type"] == "COMPLETED"], 60)
         assert runs[0]["auto_scheduled"]
-    finally:
-        os.killpg(process.pid, signal.SIGTERM)
-        process.wait(timeout=60)
     (deployment,) = post(server, "deployments/filter", {})
     assert deployment["name"] == "served"
     assert deployment["global_concurrency_limit"]["limit"] == 1
@@ -251,41 +261,9 @@ def test_prefect_yaml_deploys_and_a_worker_runs_it(project: Path, server: str) -
     assert [s["schedule"]["cron"] for s in deployments["nightly"]["schedules"]] == ["0 3 * * *"]
     assert deployments["nightly"]["concurrency_options"]["collision_strategy"] == "CANCEL_NEW"
 
-    with (project.parent / "worker").open("w") as log:
-        worker = subprocess.Popen(
-            [*prefect, "worker", "start", "--pool", "gpu"], stdout=log, stderr=log, start_new_session=True, cwd="/"
-        )
-    try:
-        done_states = ("COMPLETED", "FAILED", "CRASHED")
-        (ended,) = wait(lambda: [r for r in flow_runs(server) if r["state_type"] in done_states], 150)
+    worker = ["prefect", "--no-prompt", "worker", "start", "--pool", "gpu"]
+    with started(worker, project.parent / "worker", cwd=Path("/")):
+        (ended,) = wait(lambda: [r for r in flow_runs(server) if r["state_type"] in ENDED], 150)
         assert ended["state_type"] == "COMPLETED", (project.parent / "worker").read_text()
         assert (project / "second.json").exists()
         assert not (project / "served").exists()
-    finally:
-        os.killpg(worker.pid, signal.SIGTERM)
-        worker.wait(timeout=60)
-
-
-def wait(what: Any, seconds: float) -> Any:
-    """Return the first true value of `what()`."""
-    deadline = time.monotonic() + seconds
-    while time.monotonic() < deadline:
-        if value := what():
-            return value
-        time.sleep(0.5)
-    raise AssertionError(f"not within {seconds} s")
-
-
-def answers(port: int) -> bool:
-    with socket.socket() as probe:
-        return probe.connect_ex(("127.0.0.1", port)) == 0
-
-
-def post(server: str, path: str, body: dict[str, Any]) -> Any:
-    import httpx
-
-    return httpx.post(f"{server}/{path}", json=body, timeout=30).raise_for_status().json()
-
-
-def flow_runs(server: str) -> list[dict[str, Any]]:
-    return list(post(server, "flow_runs/filter", {}))
