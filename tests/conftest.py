@@ -72,7 +72,7 @@ def tracked(root: Path = ROOT) -> list[str]:
             where = []
         command = ["git", *where, "ls-files", "-coz", "--exclude-standard"]
         listed = subprocess.run(command, cwd=root, capture_output=True, text=True, check=True)
-    return [name for name in listed.stdout.split("\0") if name and (root / name).is_file()]
+    return [name for name in listed.stdout.split("\0") if name and (root / name).is_file()]  # links to nowhere are not
 
 
 def copy_project(folder: Path, without: tuple[str, ...] = ()) -> None:
@@ -103,13 +103,9 @@ def _made(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def checkout(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A clone of this repository as it stands here, changes that are not committed included; to be cloned, not used."""
     folder = tmp_path_factory.mktemp("checkout")
-    listed = subprocess.run(
-        ["git", "ls-files", "-z", "-co", "--exclude-standard"], cwd=ROOT, capture_output=True, check=True
-    )
-    for name in listed.stdout.decode().split("\0"):
-        if name and (ROOT / name).is_file():  # neither removed nor a link to nowhere
-            (folder / name).parent.mkdir(parents=True, exist_ok=True)
-            shutil.copy2(ROOT / name, folder / name)
+    for name in tracked():
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy2(ROOT / name, folder / name)
     identity = ["-c", "user.name=t", "-c", "user.email=t@example.org"]
     for command in (["init", "-q"], ["add", "-A"], [*identity, "commit", "-qm", "as it stands"]):
         subprocess.run(["git", *command], cwd=folder, check=True, capture_output=True)
