@@ -12,10 +12,12 @@ import dataclasses
 import datetime
 import functools
 import getpass
+import importlib.util
 import io
 import json
 import logging
 import os
+import re
 import signal
 import socket
 import subprocess
@@ -24,10 +26,10 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NoReturn
 
 from aecore.artifact import Manifest, sha256_json
-from aecore.config import STATE, WorkFailed
+from aecore.config import STATE, UserError, WorkFailed
 
 if TYPE_CHECKING:
     import numpy as np
@@ -36,6 +38,9 @@ if TYPE_CHECKING:
 
 PAUSE = 60.0
 """Seconds without a new attempt after the store failed, and between heartbeats."""
+
+HOST = "127.0.0.1"
+"""Where MLflow's pages are served: they ask nobody who they are."""
 
 TERMINATED = 128 + signal.SIGTERM
 """Exit status of a process that SIGTERM ended, by the shells' convention."""
@@ -236,6 +241,27 @@ def reap(config: TrackingConfig) -> list[str]:
         return _reap(*_open(config.experiment))
 
 
+def serve_pages(port: int) -> NoReturn:
+    """Become MLflow's server of the pages of every run, on `port` of 127.0.0.1. Raises UserError where it cannot be."""
+    if importlib.util.find_spec("mlflow") is None:
+        raise UserError("MLflow is not installed, and the pages are its own: `python -m pip install mlflow`.")
+    with socket.socket() as probe:
+        probe.setsockopt(
+            socket.SOL_SOCKET, socket.SO_REUSEADDR, 1
+        )  # as the server will: one that just ended is no hurdle
+        try:
+            probe.bind((HOST, port))
+        except PermissionError as error:
+            raise UserError(f"port {port} is not for everybody: name one above 1023 by --port.") from error
+        except OSError as error:
+            raise UserError(
+                f"port {port} of {HOST} is taken (are the pages open there already?): name another by --port "
+                "(`make ui PORT=…`)."
+            ) from error
+    server = ["mlflow", "ui", "--backend-store-uri", store(), "--host", HOST, "--port", str(port)]
+    os.execv(sys.executable, [sys.executable, "-m", *server])
+
+
 def store() -> str:
     """The tracking URI: the user's, else SQLite in the project's folder, also seen from an experiment's workspace."""
     return os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{_home() / 'mlflow.db'}"
@@ -282,11 +308,33 @@ def _answering() -> Iterator[None]:
     """Turn whatever goes wrong with the store before the work begins into one sentence with the ways out."""
     try:
         yield
+    except WorkFailed:
+        raise
     except Exception as error:
+        reason, remedy = _trouble(error)
+        elsewhere = "unset MLFLOW_TRACKING_URI" if "MLFLOW_TRACKING_URI" in os.environ else "set MLFLOW_TRACKING_URI"
         raise WorkFailed(
-            f"MLflow's store {store()} cannot be used ({_first_line(error)}): mend it, "
-            "unset MLFLOW_TRACKING_URI, or set tracking.mlflow: false in params.yaml."
+            f"MLflow's store {store()} cannot be used ({reason}): {remedy}, "
+            f"{elsewhere}, or set tracking.mlflow: false in params.yaml."
         ) from error
+
+
+def _trouble(error: Exception) -> tuple[str, str]:
+    """What is wrong with the store, and what mends it."""
+    import mlflow
+
+    text = _first_line(error)
+    if schema := re.search(r"database schema \(found version (\w+), but expected (\w+)\)", text):
+        migrations = Path(mlflow.__file__).parent / "store/db_migrations/versions"
+        reason = f"its tables have schema {schema[1]}, MLflow {mlflow.__version__} has {schema[2]}"
+        if any(migrations.glob(f"{schema[1]}*")):
+            return reason, f"it is of an older MLflow: keep a copy of it and run `mlflow db upgrade {store()}`"
+        return reason, "it is of a newer MLflow: install that one"
+    if "readonly database" in text or isinstance(error, PermissionError):
+        return text, "give yourself the right to write there"
+    if "database is locked" in text or type(error).__name__ == "Timeout":
+        return text, "another program holds it: end that, or run this again when it is done"
+    return text, "mend it"
 
 
 @contextlib.contextmanager
@@ -326,6 +374,12 @@ def _open(experiment: str) -> tuple[MlflowClient, str]:
             found = client.get_experiment_by_name(experiment)
             if found is None:
                 raise
+    if found.lifecycle_stage == "deleted":
+        raise WorkFailed(
+            f"MLflow's experiment {experiment!r} was deleted: bring it back by `MLFLOW_TRACKING_URI={uri} mlflow "
+            f"experiments restore --experiment-id {found.experiment_id}`, or name another as tracking.experiment in "
+            "params.yaml."
+        )
     return client, found.experiment_id
 
 

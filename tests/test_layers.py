@@ -12,7 +12,7 @@ from aecore.cli import STAGES
 
 ROOT = Path(__file__).parents[1]
 ORDER = [
-    {"config", "artifact"},
+    {"config", "artifact", "counted"},
     {"tracking"},
     {"data"},
     {"models"},
@@ -21,6 +21,7 @@ ORDER = [
     {"generate"},
     {"analysis"},
     {"serve"},
+    {"arguments"},
     {"cli", "__main__"},
 ]
 EXEMPT = {

@@ -24,6 +24,7 @@ from aecore.config import UserError
 from aecore.data.attributes import FILES, read_attributes
 from aecore.data.decode import SUFFIXES
 from aecore.data.entry import Entry, Source, Unreadable, rejected
+from aecore.data.given import ARCHIVE_SUFFIXES
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -52,7 +53,6 @@ UNREAD_SUFFIXES = frozenset(
     )
 )
 """Images by their name, in formats that are not read: rejected, and counted as such."""
-ARCHIVE_SUFFIXES = (".zip", ".tar", ".tar.gz", ".tgz", ".tar.xz", ".txz", ".tar.bz2", ".tbz2")
 COMPRESSIONS = {b"\x1f\x8b": gzip.GzipFile, b"BZh": bz2.BZ2File, b"\xfd7zXZ\0": lzma.LZMAFile}
 """How a compressed tar begins."""
 PASSED_OVER = frozenset({"__MACOSX", "Thumbs.db", "desktop.ini", "README.md"})
@@ -108,6 +108,8 @@ def archive(path: Path, limit: int, *, batches: bool) -> Source:
     elif path.is_dir():
         raise UserError(f"data.path {path} is a folder; source: archive expects one archive, or with batches: true "
                         "a folder of them (source: folder reads a tree of images).")  # fmt: skip
+    elif not path.is_file():
+        raise UserError(f"{path} is neither a file nor a folder; source: archive expects a zip or tar file.")
     else:
         files = [path]
         if not zipfile.is_zipfile(path):

@@ -111,15 +111,16 @@ class Collection:
                 known[wanted] |= bool(len(self.answering(np.array([start + row]))))
         return known
 
-    def matching(self, where: str, clusters: np.ndarray | None = None) -> np.ndarray:
+    def matching(self, where: str, clusters: np.ndarray | None = None, more: Sequence[str] = ()) -> np.ndarray:
         """Positions, ascending, of the images that meet the condition `where` (see `aecore.search.filters`).
 
-        `clusters`, int32 by position, is their column `cluster`, if the condition shall know one.
+        `clusters`, int32 by position, is their column `cluster`, if the condition shall know one; `more` are columns
+        that an error lists besides.
         """
         try:
             parts = [matching(table, where) for table in self._tables(clusters, described=True)]
         except UserError:  # it may name what is seldom asked for
-            parts = [matching(table, where) for table in self._tables(clusters)]
+            parts = [matching(table, where, more) for table in self._tables(clusters)]
         starts = self.starts.tolist()
         return self.answering(np.concatenate([start + part for start, part in zip(starts, parts, strict=False)]))
 

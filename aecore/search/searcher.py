@@ -144,8 +144,9 @@ class Searcher:
         Where clusters were made of these embeddings, it may name the column `cluster`; an image that was added since
         has that which `Clusters.assign` gives it. Raises UserError for a condition that is none.
         """
-        named = re.search(r"\bcluster\b", where) and (self.source.path("clusters") / artifact.MANIFEST).is_file()
-        return self.collection.matching(where, self.clusters() if named else None)
+        clustered = (self.source.path("clusters") / artifact.MANIFEST).is_file()
+        named = clustered and re.search(r"\bcluster\b", where, re.IGNORECASE)  # SQL's names ignore case
+        return self.collection.matching(where, self.clusters() if named else None, ["cluster"] if clustered else [])
 
     def clusters(self) -> np.ndarray:
         """The cluster of every image by position, int32. Raises as `Clusters.open`, and where others were clustered."""

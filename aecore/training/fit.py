@@ -142,10 +142,11 @@ def fit(
             _record(history, engine, images, totals, seen)
             history.seconds += time.perf_counter() - started
             history.waited += feed.waited - waited
-            if not math.isfinite(history.train_loss[-1] + history.validation_mse[-1]):
+            if told := diverged(history):
                 raise WorkFailed(
-                    f"training stopped in epoch {epoch + 1}: the loss is {history.train_loss[-1]}. "
-                    f"Lower train.learning_rate (it is {train.learning_rate}) or train.clip_norm ({train.clip_norm})."
+                    f"training diverged in epoch {epoch + 1} of {train.epochs}: {told}. Lower train.learning_rate (it "
+                    f"is {train.learning_rate:g}) or train.clip_norm ({train.clip_norm:g})"
+                    + (", or set train.precision: fp32." if precision == "bf16" else ".")
                 )
             if history.best == epoch:
                 best = copy.deepcopy(model.state_dict())
@@ -159,6 +160,25 @@ def fit(
             bar.set_postfix_str(postfix, refresh=sys.stderr.isatty())
     model.load_state_dict(best)
     return history
+
+
+def diverged(history: History) -> str:
+    """What of the last epoch is no finite number, and how the training loss went until then; "" while all are.
+
+    The weights may break at the end of an epoch: then its mean loss is still a number, and the validation error is not.
+    """
+    last = {name: values[-1] for name, values in history.curves().items()}
+    names = {"train_loss": "training loss", "validation_mse": "validation MSE"}
+    broken = [f"the {names.get(name, name)} is {value}" for name, value in last.items() if not math.isfinite(value)]
+    if not broken:
+        return ""
+    told = " and ".join(broken)
+    *before, loss = history.train_loss
+    if before:
+        lowest = int(np.argmin(before))
+        told += f"; the training loss was {before[lowest]:.4g} in epoch {lowest + 1}"
+        told += f" and {before[-1]:.4g} in epoch {len(before)}" if lowest + 1 < len(before) else ""
+    return told + (f", and in this one {loss:.4g} until then" if math.isfinite(loss) else "")
 
 
 def make_engine(
