@@ -33,7 +33,12 @@ STAGES = {
 def main(arguments: list[str] | None = None) -> int:
     """Run one command; returns the exit status: 0 done, 1 the work failed, 2 the request was wrong."""
     try:
-        options = _parser().parse_args(arguments)
+        options, unknown = _parser().parse_known_args(arguments)
+        if unknown:
+            raise UserError(
+                f"aecore {options.command}: there is no {unknown[0]} here; `python -m aecore {options.command} --help` "
+                "says what there is."
+            )
     except UserError as error:
         print(error, file=sys.stderr)
         return error.exit_status

@@ -18,6 +18,7 @@ import json
 import logging
 import os
 import re
+import shlex
 import signal
 import socket
 import subprocess
@@ -246,9 +247,7 @@ def serve_pages(port: int) -> NoReturn:
     if importlib.util.find_spec("mlflow") is None:
         raise UserError("MLflow is not installed, and the pages are its own: `python -m pip install mlflow`.")
     with socket.socket() as probe:
-        probe.setsockopt(
-            socket.SOL_SOCKET, socket.SO_REUSEADDR, 1
-        )  # as the server will: one that just ended is no hurdle
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # as the server will
         try:
             probe.bind((HOST, port))
         except PermissionError as error:
@@ -328,7 +327,8 @@ def _trouble(error: Exception) -> tuple[str, str]:
         migrations = Path(mlflow.__file__).parent / "store/db_migrations/versions"
         reason = f"its tables have schema {schema[1]}, MLflow {mlflow.__version__} has {schema[2]}"
         if any(migrations.glob(f"{schema[1]}*")):
-            return reason, f"it is of an older MLflow: keep a copy of it and run `mlflow db upgrade {store()}`"
+            upgrade = f"`mlflow db upgrade {shlex.quote(store())}`"
+            return reason, f"it is of an older MLflow: keep a copy of it and run {upgrade}"
         return reason, "it is of a newer MLflow: install that one"
     if "readonly database" in text or isinstance(error, PermissionError):
         return text, "give yourself the right to write there"
@@ -375,10 +375,10 @@ def _open(experiment: str) -> tuple[MlflowClient, str]:
             if found is None:
                 raise
     if found.lifecycle_stage == "deleted":
+        restore = f"mlflow experiments restore --experiment-id {found.experiment_id}"
         raise WorkFailed(
-            f"MLflow's experiment {experiment!r} was deleted: bring it back by `MLFLOW_TRACKING_URI={uri} mlflow "
-            f"experiments restore --experiment-id {found.experiment_id}`, or name another as tracking.experiment in "
-            "params.yaml."
+            f"MLflow's experiment {experiment!r} was deleted: bring it back by "
+            f"`MLFLOW_TRACKING_URI={shlex.quote(uri)} {restore}`, or name another as tracking.experiment."
         )
     return client, found.experiment_id
 

@@ -36,7 +36,7 @@ def matching(items: pa.Table, where: str, more: Sequence[str] = ()) -> np.ndarra
         with duckdb.connect(config=SHUT) as database:
             found = database.from_arrow(numbered).filter(where).project(POSITION).fetchnumpy()[POSITION]
     except duckdb.Error as error:
-        reason = str(error).splitlines()[0]
+        reason = str(error).splitlines()[0].rstrip("!.")
         columns = ", ".join(dict.fromkeys([*items.column_names, *more]))
         raise UserError(f"--where {where!r} is no condition over the images: {reason}. Columns: {columns}.") from error
     return np.sort(np.asarray(found, dtype=np.int64))

@@ -38,7 +38,7 @@ def check_writable(path: Path | None, suffixes: Collection[str] = FORMATS) -> No
         what = "is no folder" if path.parent.exists() else "is not there; make that folder first"
         raise UserError(f"{refused} {path.parent} {what}.")
     if path.suffix.lower() not in suffixes:
-        raise UserError(f"{refused} its name must end in {', '.join(suffixes)}.")
+        raise UserError(f"{refused} its name must end in {' or '.join(suffixes)}.")
     if not os.access(path.parent, os.W_OK):
         raise UserError(f"{refused} there is no right to write into {path.parent.absolute()}.")
 

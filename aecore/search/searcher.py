@@ -53,7 +53,10 @@ class Source:
 
     @classmethod
     def find(cls, root: Path = Path()) -> Source:
-        """The published copy where there is one, else the workspace. Raises WorkFailed where `current` dangles."""
+        """The published copy where there is one, else the workspace.
+
+        Raises UserError where `root` is no project, WorkFailed where `current` dangles.
+        """
         current = root / config.SERVING / "current"
         if current.is_dir():
             return cls("published", root / config.SERVING / current.resolve().name)
@@ -61,6 +64,7 @@ class Source:
             raise WorkFailed(
                 f"{current} leads to {current.readlink()}, which is not there: run `python -m aecore publish`."
             )
+        config.check_project(root)
         return cls("workspace", root)
 
     def path(self, kind: str) -> Path:
