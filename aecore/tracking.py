@@ -31,6 +31,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 
 from aecore.artifact import Manifest, sha256_json
 from aecore.config import STATE, UserError, WorkFailed
+from aecore.counted import counted
 
 if TYPE_CHECKING:
     import numpy as np
@@ -175,7 +176,9 @@ class Run:
         self._not_before = 0.0
         self._record(lambda: self._client.set_terminated(self.id, status=status))
         if self._waiting:
-            print(f"MLflow: the last {len(self._waiting)} records of run {self.id} are lost.", file=sys.stderr)
+            print(
+                f"MLflow: {counted(len(self._waiting), 'record')} of run {self.id} could not be kept.", file=sys.stderr
+            )
 
     def _record(self, call: Callable[[], object]) -> None:
         """Do `call`, or keep it, in order, until the store answers; what the store refuses outright is dropped."""

@@ -42,8 +42,8 @@ def told(facts: dict[str, Any]) -> str:
     count = counted(facts["clusters"], "cluster")
     if facts.get("method") == "hdbscan":
         return (
-            f"HDBSCAN found {count} where the codes lie densely; {facts['noise']:,} of {facts['count']:,} "
-            f"images ({_percent(facts['noise'] / facts['count'])}) belong to no cluster."
+            f"HDBSCAN found {count} where the codes lie densely; {facts['noise']:,} of "
+            f"{counted(facts['count'], 'image')} ({_percent(facts['noise'] / facts['count'])}) belong to no cluster."
         )
     chosen = "; of the numbers tried this one has the largest mean silhouette" if "silhouettes" in facts else ""
     return f"K-means put every image into one of {count}, by its code alone{chosen}."

@@ -156,7 +156,7 @@ def clusters(found: Findings) -> Section:
     ]
     head = ["cluster", "images", *(("commonest label", "its share") if labelled else ()), "id of the most typical"]
     all_of_them = len(found.clusters) <= SHOWN
-    caption = "The clusters" if all_of_them else f"The {SHOWN} largest of {len(found.clusters):,} clusters"
+    caption = "The clusters" if all_of_them else f"The {SHOWN} largest of {counted(len(found.clusters), 'cluster')}"
     table = Table(caption, head, cells, numbers=(1, 3) if labelled else (1,))
     facts = found.manifests["clusters"].facts
     mean = f" On average {_percent(facts['purity'], 1)} of one share its commonest label." if "purity" in facts else ""

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from aecore.config import UserError
+from aecore.counted import counted
 from aecore.search.filters import matching
 from aecore.search.segment import Segment
 
@@ -89,7 +90,7 @@ class Collection:
         position = self.positions(np.array([item_id]))[0] if 0 <= item_id < 2**63 else -1
         if position < 0:
             raise UserError(
-                f"id {item_id} is not among the {self.count:,} indexed images: "
+                f"id {item_id} is not among the {counted(self.count, 'indexed image')}: "
                 "`python -m aecore inspect` lists some, `python -m aecore query IMAGE` finds those like a file."
             )
         return int(position)

@@ -165,7 +165,7 @@ def run(
         return
     print(f"{leaks:,} of them have both a training and a test image")
     for number, group in enumerate(near[:shown], start=1):
-        print(f"\n{number}. {len(group['images'])} images, longest link {group['distance']:.6f}"
+        print(f"\n{number}. {counted(len(group['images']), 'image')}, longest link {group['distance']:.6f}"
               + (", training and test" if group["leak"] else ""))  # fmt: skip
         for row in group["images"][: 2 * SHOWN]:
             print(f"{row['id']:>21}  {row['split']:<10}  {row['label_name'] or '':<14}  {row['path']}".rstrip())
@@ -182,7 +182,7 @@ def _threshold(searcher: Searcher, source: Source, distance: float | None, perce
     if percent is not None:
         spread = percentile.spread_of(searcher)
         at = percentile.distance_at(spread, percent / 100)
-        return at, f"which {percent:.9g} % of {spread.pairs:,} random pairs exceed"
+        return at, f"which {percent:.9g} % of {counted(spread.pairs, 'random pair')} exceed"
     resaved = resaved_distance(searcher, source)
     return resaved, f"where {SHARE} % of some images find themselves saved again as JPEG"
 

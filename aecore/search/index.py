@@ -122,7 +122,7 @@ def build(
             break
     else:
         best = max(tried, key=lambda attempt: float(attempt["recall"]["10"]))
-        found_by = counted(len(measured.positions), f"{measured.split} query", f"{measured.split} queries")
+        found_by = counted(len(measured.positions), measured.split + " query", measured.split + " queries")
         raise WorkFailed(
             f"recall@10 of the index is {best['recall']['10']} at best ({best['index']}, {found_by}; "
             f"tried: {', '.join(attempt['index'] for attempt in tried)}), below "

@@ -31,6 +31,8 @@ GRID = 8
 """Images in the grid of reconstructions that is logged while training."""
 CELL = 96
 """Pixels: smaller ones are enlarged to about this there."""
+GROWN = 10
+"""A loss that ends at so many times its lowest has not been minimised."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -158,6 +160,8 @@ def fit(
             mse = f"validation MSE {history.validation_mse[-1]:.5f}"
             postfix = f"epoch {epoch + 1}/{train.epochs}, {mse}, waited {history.waited:.1f} s for images"
             bar.set_postfix_str(postfix, refresh=sys.stderr.isatty())
+    if told := grown(history):
+        _say(f"{told}: lower train.learning_rate (it is {train.learning_rate:g}).", ranks)
     model.load_state_dict(best)
     return history
 
@@ -172,13 +176,25 @@ def diverged(history: History) -> str:
     broken = [f"the {names.get(name, name)} is {value}" for name, value in last.items() if not math.isfinite(value)]
     if not broken:
         return ""
-    told = " and ".join(broken)
     *before, loss = history.train_loss
+    went = {"in this epoch": loss} if math.isfinite(loss) else {}
     if before:
         lowest = int(np.argmin(before))
-        told += f"; the training loss was {before[lowest]:.4g} in epoch {lowest + 1}"
-        told += f" and {before[-1]:.4g} in epoch {len(before)}" if lowest + 1 < len(before) else ""
-    return told + (f", and in this one {loss:.4g} until then" if math.isfinite(loss) else "")
+        went = {f"in epoch {lowest + 1}": before[lowest], f"in epoch {len(before)}": before[-1]} | went
+    told = ", ".join(f"{value:.4g} {when}" for when, value in went.items())
+    return " and ".join(broken) + (f"; the training loss was {told}" if told else "")
+
+
+def grown(history: History) -> str:
+    """How the training loss grew, where it ended at more than GROWN times its lowest; "" elsewhere."""
+    lowest = int(np.argmin(history.train_loss))
+    if not 0 < GROWN * history.train_loss[lowest] < history.train_loss[-1]:
+        return ""
+    return (
+        f"the training loss grew from {history.train_loss[lowest]:.4g} in epoch {lowest + 1} to "
+        f"{history.train_loss[-1]:.4g} in epoch {history.epochs}, and the model kept is that of epoch "
+        f"{history.best + 1}"
+    )
 
 
 def make_engine(

@@ -232,7 +232,7 @@ def test_the_command(workspace: Path, capsys: pytest.CaptureFixture[str]) -> Non
     (["-n", "151"], "-n is 151, more than the 150 images"),
     (["--where", "label_name = 'dog'"], "no image meets --where"),
     (["--where", "lable = 1"], "Columns: id"),
-    (["-n", "51", "--where", "label_name = 'disc'"], "only 50 images"),
+    (["-n", "51", "--where", "label_name = 'disc'"], "more than the 50 images"),
     (["--montage", "nowhere/out.png"], "cannot be written"),
 ])  # fmt: skip
 def test_wrong_requests(
