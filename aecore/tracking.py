@@ -381,7 +381,8 @@ def _open(experiment: str) -> tuple[MlflowClient, str]:
         restore = f"mlflow experiments restore --experiment-id {found.experiment_id}"
         raise WorkFailed(
             f"MLflow's experiment {experiment!r} was deleted: bring it back by "
-            f"`MLFLOW_TRACKING_URI={shlex.quote(uri)} {restore}`, or name another as tracking.experiment."
+            f"`MLFLOW_TRACKING_URI={shlex.quote(uri)} {restore}`, or name another as "
+            "tracking.experiment in params.yaml."
         )
     return client, found.experiment_id
 

@@ -151,9 +151,13 @@ def inspect(item_id: str | None = None, png: Path | None = None, root: Path = Pa
 
 
 def _tell_growth(searcher: Searcher, root: Path) -> None:
-    """Print how the published copy has changed, and whether a rebuild pays."""
+    """Print how the published copy has changed and, where there is a project to rebuild it from, whether that pays."""
     from aecore.search import drift
 
+    if not (root / config.PARAMS).is_file():
+        added, removed = searcher.growth.counts
+        print(f"since it was published {added:,} came and {removed:,} went")
+        return
     section = config.section(IndexConfig, "index", root / config.PARAMS)
     found, (added, removed) = drift.measure(searcher, section), searcher.growth.counts
     print(f"since it was published {added:,} came (segments: {len(searcher.growth.segments)}) and {removed:,} went; "
