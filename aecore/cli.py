@@ -229,7 +229,7 @@ def _parser() -> argparse.ArgumentParser:
         "sample", help="draw new images, each beside the training images nearest to it", description="Draw new images "
         "and, beside each, the training images nearest to it: learnt, or learnt by heart?"
     )  # fmt: skip
-    sample.add_argument("-n", type=whole(1), default=24, help="how many (default: 24)")
+    sample.add_argument("-n", type=whole(1, 2_000), default=24, help="how many (default: 24)")
     sample.add_argument("--from", dest="origin", choices=("mixture", "prior"), default="mixture",
                         help="a Gaussian mixture fitted to the training codes (the default), or the bottleneck's own "
                         "prior, where it has one")  # fmt: skip
@@ -246,7 +246,9 @@ def _parser() -> argparse.ArgumentParser:
     )  # fmt: skip
     way.add_argument("a", metavar="A", help="an image file, or the id of an indexed image")
     way.add_argument("b", metavar="B", help="another")
-    way.add_argument("--steps", type=whole(2), default=9, help="pictures on the way, both ends included (default: 9)")
+    way.add_argument(
+        "--steps", type=whole(2, 600), default=9, help="pictures on the way, both ends included (default: 9)"
+    )
     way.add_argument("-o", "--output", type=Path, default=Path("interpolation.png"), metavar="OUT.png",
                      help="the picture (default: interpolation.png)")  # fmt: skip
 
@@ -271,8 +273,10 @@ def _parser() -> argparse.ArgumentParser:
     )  # fmt: skip
     finetune.add_argument("--labels", nargs="+", type=whole(1), default=[10, 100, 1000], metavar="N",
                           help="labels a class (default: 10 100 1000)")  # fmt: skip
-    finetune.add_argument("--seeds", type=whole(1), default=3, help="repetitions, each with other labels (default: 3)")
-    finetune.add_argument("--epochs", type=whole(1), default=20, help="epochs of a training (default: 20)")
+    finetune.add_argument(
+        "--seeds", type=whole(1, 100), default=3, help="repetitions, each with other labels (default: 3)"
+    )
+    finetune.add_argument("--epochs", type=whole(1, 10_000), default=20, help="epochs of a training (default: 20)")
     finetune.add_argument("--json", action="store_true", help="stable JSON instead of a table")
 
     commands.add_parser(

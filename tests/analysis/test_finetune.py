@@ -217,8 +217,8 @@ def test_the_command_end_to_end(
     ("arguments", "message"),
     [
         (["--labels", "10", "0"], "--labels is 0; expected 1 or more."),
-        (["--seeds", "0"], "--seeds is 0; expected 1 or more."),
-        (["--epochs", "-1"], "--epochs is -1; expected 1 or more."),
+        (["--seeds", "0"], "--seeds is 0; expected 1 to 100."),
+        (["--epochs", "-1"], "--epochs is -1; expected 1 to 10000."),
         (["--labels", "1000"], "1,000 labels a class cannot be had, for the class "),
     ],
 )
