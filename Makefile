@@ -1,6 +1,7 @@
 # The whole contributor interface; CI calls these.
 
 PYTHON ?= python3
+PORT := 5000
 VENV := .venv
 BIN := $(VENV)/bin
 export PATH := $(CURDIR)/$(BIN):$(PATH)
@@ -45,8 +46,8 @@ check: install  ## lint and types
 	python -m ruff format --check .
 	python -m mypy
 
-ui: install  ## MLflow's pages on http://127.0.0.1:5000
-	python -m aecore ui
+ui: install  ## MLflow's pages on http://127.0.0.1:5000, or `make ui PORT=5001`
+	python -m aecore ui --port $(PORT)
 
 lock: install  ## write requirements.lock from what is installed on Linux x86-64; what only fits there says so
 	python -m pip freeze --exclude-editable --exclude aecore > requirements.tmp

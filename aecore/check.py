@@ -18,6 +18,7 @@ from aecore.analysis.cluster import ClusterConfig
 from aecore.analysis.map import MapConfig
 from aecore.analysis.protocol import EvaluateConfig
 from aecore.config import PARAMS, Runtime, UserError, gathering
+from aecore.counted import counted
 from aecore.data.arrays import torchvision_class
 from aecore.data.listing import Change
 from aecore.data.place import compared, misplaced, not_there, unwatchable
@@ -54,8 +55,8 @@ class Report:
     """What has become of the files that `prepare` saw; None where it has not run, or nothing can be compared."""
 
     def __str__(self) -> str:
-        counted = "" if self.files is None else f" ({self.files:,} {'file' if self.files == 1 else 'files'})"
-        return "\n".join([f"{PARAMS}, its recipe and {self.data}{counted} are in order", *self.notes])
+        files = "" if self.files is None else f" ({counted(self.files, 'file')})"
+        return "\n".join([f"{PARAMS}, its recipe and {self.data}{files} are in order", *self.notes])
 
 
 def run(as_json: bool) -> None:
@@ -204,7 +205,7 @@ def too_few(made: Mapping[str, Any], files: int | None) -> Iterator[str]:
         wanted.append(("cluster.clusters", cluster.clusters))
     for key, value in wanted:
         if files is not None and isinstance(value, int) and value > files:
-            yield f"{PARAMS}: {key} is {value:,}, but data.path holds {files:,} images at most: lower it."
+            yield f"{PARAMS}: {key} is {value:,}, but data.path holds {counted(files, 'image')} at most: lower it."
 
 
 def _value(values: Mapping[str, tuple[Any, str]], section: str, key: str, kind: type) -> Any:

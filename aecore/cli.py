@@ -10,7 +10,8 @@ import os
 import sys
 from pathlib import Path
 
-from aecore import environment, output
+from aecore import config, environment, output
+from aecore.arguments import Parser, real, whole
 from aecore.config import UserError
 
 STAGES = {
@@ -32,9 +33,20 @@ STAGES = {
 
 def main(arguments: list[str] | None = None) -> int:
     """Run one command; returns the exit status: 0 done, 1 the work failed, 2 the request was wrong."""
-    options = _parser().parse_args(arguments)
+    try:
+        options, unknown = _parser().parse_known_args(arguments)
+        if unknown:
+            raise UserError(
+                f"aecore {options.command}: there is no {unknown[0]} here; `python -m aecore {options.command} --help` "
+                "says what there is."
+            )
+    except UserError as error:
+        print(error, file=sys.stderr)
+        return error.exit_status
     environment.settle()
     try:
+        if options.command != "ui" or not os.environ.get("MLFLOW_TRACKING_URI"):
+            config.check_project()
         with output.reserved() if getattr(options, "json", False) else contextlib.nullcontext():
             _run(options)
         print(end="", flush=True)  # what is held back, unless standard output is closed
@@ -153,15 +165,16 @@ def _run(options: argparse.Namespace) -> None:
     elif options.command == "ui":
         from aecore import tracking
 
-        tracking.ui(options.port)
+        tracking.serve_pages(options.port)
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
+    parser = Parser(
         prog="python -m aecore",
         description="From a pile of images to a versioned visual search. `dvc repro` runs the stages; each may also be "
         "run alone. Stages read params.yaml and take no other argument.",
         epilog="Results go to standard output, progress and logs to standard error. "
+        "A picture is written as its name says: .png, .jpg or .webp. "
         "Exit status: 0 done, 1 the work failed, 2 the request was wrong.",
     )
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
@@ -181,7 +194,7 @@ def _parser() -> argparse.ArgumentParser:
     )  # fmt: skip
     query.add_argument("images", nargs="*", metavar="IMAGE", help="image files to look for")
     query.add_argument("--id", action="append", default=[], help="look for an indexed image instead (may be repeated)")
-    query.add_argument("-k", type=int, default=10, help="neighbours each (default: 10)")
+    query.add_argument("-k", type=whole(1), default=10, help="neighbours each (default: 10)")
     query.add_argument(
         "--where", metavar="CONDITION", help="only among images that meet it, in SQL over their table: \"label = 3\", "
         "\"split = 'test' and width > 100\", \"path like '%%cats%%'\"; a column that is not there lists them all"
@@ -201,11 +214,13 @@ def _parser() -> argparse.ArgumentParser:
         "images whose codes are as near to each other as a copy saved again as JPEG is to its original, in the "
         "published copy when there is one, else in the workspace; files with exactly the same pixels apart."
     )  # fmt: skip
-    duplicates.add_argument("--distance", type=float, help="largest distance of two images of a group (default: what "
+    duplicates.add_argument("--distance", type=real(lambda x: x >= 0, "0 or more"),
+                            help="largest distance of two images of a group (default: what "
                             "half of some images have when saved again)")  # fmt: skip
-    duplicates.add_argument("--percentile", type=float, metavar="PERCENT", help="instead: the distance that so many "
+    duplicates.add_argument("--percentile", type=real(lambda x: 0 < x < 100, "more than 0 and less than 100"),
+                            metavar="PERCENT", help="instead: the distance that so many "
                             "per cent of random pairs of images exceed, such as 99.99")  # fmt: skip
-    duplicates.add_argument("-n", type=int, default=20, help="groups shown and drawn (default: 20)")
+    duplicates.add_argument("-n", type=whole(1), default=20, help="groups shown and drawn (default: 20)")
     duplicates.add_argument("--json", action="store_true", help="all of them, as stable JSON")
     duplicates.add_argument("--montage", type=Path, metavar="OUT.png", help="also draw them, a line a group")
 
@@ -214,7 +229,7 @@ def _parser() -> argparse.ArgumentParser:
         "the images by the mean distance to their ten nearest and by the error of their reconstruction, in the "
         "published copy when there is one, else in the workspace."
     )  # fmt: skip
-    outliers.add_argument("-n", type=int, default=10, help="images of each ranking (default: 10)")
+    outliers.add_argument("-n", type=whole(1), default=10, help="images of each ranking (default: 10)")
     outliers.add_argument("--json", action="store_true", help="stable JSON instead of a table")
     outliers.add_argument("--montage", type=Path, metavar="OUT.png", help="also draw each, its reconstruction and its "
                           "nearest images")  # fmt: skip
@@ -224,7 +239,7 @@ def _parser() -> argparse.ArgumentParser:
         "stand for a group they are typical of, and say how well they cover all images beside random ones: in the "
         "published copy when there is one, else in the workspace."
     )  # fmt: skip
-    representatives.add_argument("-n", type=int, default=20, help="how many (default: 20)")
+    representatives.add_argument("-n", type=whole(1), default=20, help="how many (default: 20)")
     representatives.add_argument("--by", choices=("typical", "coverage"), default="typical", help="the middles of "
                                  "groups (the default), or images far from each other, odd ones too")  # fmt: skip
     representatives.add_argument("--where", metavar="CONDITION", help="only of images that meet it, as in `query`")
@@ -242,11 +257,13 @@ def _parser() -> argparse.ArgumentParser:
         "sample", help="draw new images, each beside the training images nearest to it", description="Draw new images "
         "and, beside each, the training images nearest to it: learnt, or learnt by heart?"
     )  # fmt: skip
-    sample.add_argument("-n", type=int, default=24, help="how many (default: 24)")
+    sample.add_argument("-n", type=whole(1, 2_000), default=24, help="how many (default: 24)")
     sample.add_argument("--from", dest="origin", choices=("mixture", "prior"), default="mixture",
                         help="a Gaussian mixture fitted to the training codes (the default), or the bottleneck's own "
                         "prior, where it has one")  # fmt: skip
-    sample.add_argument("--seed", type=int, default=0, help="another number, other samples (default: 0)")
+    sample.add_argument(
+        "--seed", type=whole(0, 2**31 - 1), default=0, help="another number, other samples (default: 0)"
+    )
     sample.add_argument("-o", "--output", type=Path, default=Path("samples.png"), metavar="OUT.png",
                         help="the picture (default: samples.png)")  # fmt: skip
     sample.add_argument("--json", action="store_true", help="stable JSON instead of a table")
@@ -257,7 +274,9 @@ def _parser() -> argparse.ArgumentParser:
     )  # fmt: skip
     way.add_argument("a", metavar="A", help="an image file, or the id of an indexed image")
     way.add_argument("b", metavar="B", help="another")
-    way.add_argument("--steps", type=int, default=9, help="pictures on the way, both ends included (default: 9)")
+    way.add_argument(
+        "--steps", type=whole(2, 600), default=9, help="pictures on the way, both ends included (default: 9)"
+    )
     way.add_argument("-o", "--output", type=Path, default=Path("interpolation.png"), metavar="OUT.png",
                      help="the picture (default: interpolation.png)")  # fmt: skip
 
@@ -267,7 +286,7 @@ def _parser() -> argparse.ArgumentParser:
     )  # fmt: skip
     compress.add_argument("images", nargs="+", metavar="IMAGE", help="image files")
     compress.add_argument("-o", "--output", type=Path, required=True, metavar="OUT.aec", help="the file to write")
-    compress.add_argument("--bits", type=int, default=8, help="of each number of a code, 2 to 8 (default: 8)")
+    compress.add_argument("--bits", type=whole(2, 8), default=8, help="of each number of a code, 2 to 8 (default: 8)")
     compress.add_argument("--json", action="store_true", help="stable JSON instead of a table")
 
     decompress = commands.add_parser("decompress", help="write the images of such a file as PNG")
@@ -280,10 +299,12 @@ def _parser() -> argparse.ArgumentParser:
         "encoder with a classification head on few labels: fine-tuned, frozen, and the same network from scratch, "
         "beside raw pixels and PCA. Writes reports/finetune.json and reports/finetune.png; the model stays as it is."
     )  # fmt: skip
-    finetune.add_argument("--labels", nargs="+", type=int, default=[10, 100, 1000], metavar="N",
+    finetune.add_argument("--labels", nargs="+", type=whole(1), default=[10, 100, 1000], metavar="N",
                           help="labels a class (default: 10 100 1000)")  # fmt: skip
-    finetune.add_argument("--seeds", type=int, default=3, help="repetitions, each with other labels (default: 3)")
-    finetune.add_argument("--epochs", type=int, default=20, help="epochs of a training (default: 20)")
+    finetune.add_argument(
+        "--seeds", type=whole(1, 100), default=3, help="repetitions, each with other labels (default: 3)"
+    )
+    finetune.add_argument("--epochs", type=whole(1, 10_000), default=20, help="epochs of a training (default: 20)")
     finetune.add_argument("--json", action="store_true", help="stable JSON instead of a table")
 
     publish = commands.add_parser(
@@ -315,5 +336,5 @@ def _parser() -> argparse.ArgumentParser:
     remove.add_argument("--json", action="store_true", help="stable JSON instead of a sentence")
     commands.add_parser("tour", help="what was found, on one screen, and what to try next")
     ui = commands.add_parser("ui", help="MLflow's pages of every run, on 127.0.0.1")
-    ui.add_argument("--port", type=int, default=5000, help="(default: 5000)")
+    ui.add_argument("--port", type=whole(1, 65535), default=5000, help="(default: 5000)")
     return parser

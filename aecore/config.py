@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any, Literal, TypeVar
 
 PARAMS = Path("params.yaml")
+GRAPH = Path("dvc.yaml")
 RECIPES = Path("recipes")
 
 PREPARED = Path("data/prepared")
@@ -110,13 +111,30 @@ def unknown(name: str, known: Iterable[str], what: str) -> str:
     return f"{what} {name!r} is not known; known: {', '.join(known)}{did_you_mean(name, known)}."
 
 
+def check_project(root: Path = Path()) -> None:
+    """Raise UserError where the folder `root` is no project: nothing that a command could read is there.
+
+    A published copy or a model alone is something: it answers queries without its parameters.
+    """
+    if not any((root / part).exists() for part in (PARAMS, GRAPH, SERVING, MODEL)):
+        raise UserError(_elsewhere(root / PARAMS))
+
+
+def _elsewhere(path: Path) -> str:
+    """What to do where `params.yaml`, or what lies beside it, is not at `path`."""
+    folders = path.absolute().parent.parents
+    above = [str(folder) for folder in folders if (folder / PARAMS).is_file() and (folder / GRAPH).is_file()]
+    such = f" (such as {above[0]})" if above else ""
+    return f"{path} is not here: run this from the project's folder, the one that holds {PARAMS}{such}."
+
+
 def load_yaml(path: Path) -> dict[str, Any]:
     """Read one YAML 1.2 mapping, as DVC reads it (so `1e-3` is a number)."""
     from ruamel.yaml import YAML
     from ruamel.yaml.error import YAMLError
 
     if not path.is_file():
-        raise UserError(f"{path} is not here: run this from the project's folder, the one that holds {PARAMS}.")
+        raise UserError(_elsewhere(path))
     try:
         values = YAML(typ="safe", pure=True).load(path.read_text(encoding="utf-8"))
     except (YAMLError, UnicodeDecodeError) as error:

@@ -16,6 +16,7 @@ from tqdm import tqdm
 from aecore import artifact, config
 from aecore.artifact import Manifest
 from aecore.config import Runtime, UserError
+from aecore.counted import counted
 from aecore.data.decode import Preparation, Undecodable, decode
 from aecore.data.images import Images
 from aecore.models import autoencoder
@@ -170,7 +171,8 @@ def main() -> None:
     if encoder.shape != images.shape:
         raise UserError(f"the model takes images of shape {encoder.shape}, the prepared ones have {images.shape}.")
     manifest = embed(images, encoder, config.EMBEDDINGS)
-    print(f"embedded {images.count:,} images into {encoder.dim} dimensions; embeddings {manifest.digest[:12]}")
+    sizes = f"{counted(images.count, 'image')} into {counted(encoder.dim, 'dimension')}"
+    print(f"embedded {sizes}; embeddings {manifest.digest[:12]}")
 
 
 def _arrived(host: torch.Tensor, event: torch.cuda.Event | None) -> np.ndarray:

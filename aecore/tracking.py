@@ -12,10 +12,13 @@ import dataclasses
 import datetime
 import functools
 import getpass
+import importlib.util
 import io
 import json
 import logging
 import os
+import re
+import shlex
 import signal
 import socket
 import subprocess
@@ -28,10 +31,11 @@ import urllib.parse
 from collections.abc import Callable, Iterator, Mapping
 from importlib.machinery import PathFinder
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NoReturn
 
 from aecore.artifact import Manifest, sha256_json
-from aecore.config import STATE, WorkFailed, require
+from aecore.config import STATE, UserError, WorkFailed, require
+from aecore.counted import counted
 
 if TYPE_CHECKING:
     import numpy as np
@@ -40,6 +44,9 @@ if TYPE_CHECKING:
 
 PAUSE = 60.0
 """Seconds without a new attempt after the store failed, and between heartbeats."""
+
+HOST = "127.0.0.1"
+"""Where MLflow's pages are served: they ask nobody who they are."""
 
 TERMINATED = 128 + signal.SIGTERM
 """Exit status of a process that SIGTERM ended, by the shells' convention."""
@@ -177,7 +184,9 @@ class Run:
         self._not_before = 0.0
         self._record(lambda: self._client.set_terminated(self.id, status=status))
         if self._waiting:
-            print(f"MLflow: the last {len(self._waiting)} records of run {self.id} are lost.", file=sys.stderr)
+            print(
+                f"MLflow: {counted(len(self._waiting), 'record')} of run {self.id} could not be kept.", file=sys.stderr
+            )
 
     def _record(self, call: Callable[[], object]) -> None:
         """Do `call`, or keep it, in order, until the store answers; what the store refuses outright is dropped."""
@@ -245,6 +254,29 @@ def reap(config: TrackingConfig) -> list[str]:
         return _reap(*_open(config.experiment))
 
 
+def serve_pages(port: int) -> NoReturn:
+    """Become MLflow's server of the pages of every run, on `port` of 127.0.0.1. Raises UserError where it cannot be."""
+    if importlib.util.find_spec("mlflow") is None:
+        raise UserError("MLflow is not installed, and the pages are its own: `python -m pip install mlflow`.")
+    with socket.socket() as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # as the server will
+        try:
+            probe.bind((HOST, port))
+        except PermissionError as error:
+            raise UserError(f"port {port} is not for everybody: name one above 1023 by --port.") from error
+        except OSError as error:
+            raise UserError(
+                f"port {port} of {HOST} is taken (are the pages open there already?): name another by --port "
+                "(`make ui PORT=…`)."
+            ) from error
+    for key, value in ENVIRONMENT.items():
+        os.environ.setdefault(key, value)
+    if alias := _alias():
+        os.environ["PYTHONPATH"] = os.pathsep.join([str(alias), *filter(None, [os.environ.get("PYTHONPATH")])])
+    server = ["mlflow", "ui", "--backend-store-uri", store(), "--host", HOST, "--port", str(port)]
+    os.execv(sys.executable, [sys.executable, "-m", *server])
+
+
 def store() -> str:
     """The tracking URI: the user's, else SQLite in the project's folder, also seen from an experiment's workspace."""
     return os.environ.get("MLFLOW_TRACKING_URI") or database_url(_home() / "mlflow.db")
@@ -275,16 +307,6 @@ def database_path(url: str) -> Path | None:
     if parsed.database.startswith("file:"):
         return Path(urllib.parse.unquote(urllib.parse.urlparse(parsed.database).path))
     return Path(parsed.database)
-
-
-def ui(port: int) -> None:
-    """Become MLflow's server of this store, on 127.0.0.1."""
-    for key, value in ENVIRONMENT.items():
-        os.environ.setdefault(key, value)
-    if alias := _alias():
-        os.environ["PYTHONPATH"] = os.pathsep.join([str(alias), *filter(None, [os.environ.get("PYTHONPATH")])])
-    server = ["mlflow", "ui", "--backend-store-uri", store(), "--host", "127.0.0.1", "--port", str(port)]
-    os.execv(sys.executable, [sys.executable, "-m", *server])
 
 
 def _home() -> Path:
@@ -359,11 +381,34 @@ def _answering() -> Iterator[None]:
     """Turn whatever goes wrong with the store before the work begins into one sentence with the ways out."""
     try:
         yield
+    except WorkFailed:
+        raise
     except Exception as error:
+        reason, remedy = _trouble(error)
+        elsewhere = "unset MLFLOW_TRACKING_URI" if "MLFLOW_TRACKING_URI" in os.environ else "set MLFLOW_TRACKING_URI"
         raise WorkFailed(
-            f"MLflow's store {store()} cannot be used ({_reason(error)}): mend it, "
-            "unset MLFLOW_TRACKING_URI, or set tracking.mlflow: false in params.yaml."
+            f"MLflow's store {store()} cannot be used ({reason}): {remedy}, "
+            f"{elsewhere}, or set tracking.mlflow: false in params.yaml."
         ) from error
+
+
+def _trouble(error: Exception) -> tuple[str, str]:
+    """What is wrong with the store, and what mends it."""
+    import mlflow
+
+    text, said = _reason(error), str(error)
+    if schema := re.search(r"database schema \(found version (\w+), but expected (\w+)\)", said):
+        migrations = Path(mlflow.__file__).parent / "store/db_migrations/versions"
+        reason = f"its tables have schema {schema[1]}, MLflow {mlflow.__version__} has {schema[2]}"
+        if any(migrations.glob(f"{schema[1]}*")):
+            upgrade = f"`mlflow db upgrade {shlex.quote(store())}`"
+            return reason, f"it is of an older MLflow: keep a copy of it and run {upgrade}"
+        return reason, "it is of a newer MLflow: install that one"
+    if "readonly database" in said or isinstance(error, PermissionError):
+        return text, "give yourself the right to write there"
+    if "database is locked" in said or type(error).__name__ == "Timeout":
+        return text, "another program holds it: end that, or run this again when it is done"
+    return text, "mend it"
 
 
 @contextlib.contextmanager
@@ -403,6 +448,13 @@ def _open(experiment: str) -> tuple[MlflowClient, str]:
             found = client.get_experiment_by_name(experiment)
             if found is None:
                 raise
+    if found.lifecycle_stage == "deleted":
+        restore = f"mlflow experiments restore --experiment-id {found.experiment_id}"
+        raise WorkFailed(
+            f"MLflow's experiment {experiment!r} was deleted: bring it back by "
+            f"`MLFLOW_TRACKING_URI={shlex.quote(uri)} {restore}`, or name another as "
+            "tracking.experiment in params.yaml."
+        )
     return client, found.experiment_id
 
 

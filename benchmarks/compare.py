@@ -21,6 +21,7 @@ import trials
 from matplotlib.figure import Figure
 from trials import PROJECT, SETS, budgets, folder, set_of
 
+from aecore.counted import counted
 from aecore.generate.sheet import save
 
 Columns = tuple[tuple[str, str, int], ...]
@@ -65,6 +66,9 @@ def results(budget: str) -> dict[str, list[dict[str, Any]]]:
             if (result / "metrics.json").is_file():
                 metrics = json.loads((result / "metrics.json").read_text())
                 metrics["train"] = json.loads((result / "train.json").read_text())
+                if (result / "claims.json").is_file():  # runs of before have the sentences among the metrics
+                    for name, sentence in json.loads((result / "claims.json").read_text()).items():
+                        metrics["claims"][name]["verdict"] = sentence
                 found.setdefault(recipe, []).append(metrics)
     return found
 
@@ -106,8 +110,8 @@ def markdown(budget: str, found: dict[str, list[dict[str, Any]]]) -> str:
     settings = budgets()[budget]
     seeds = max(len(runs) for runs in found.values())
     lines = [
-        f"{settings['epochs']} epochs, {seeds} seed(s), 32 dimensions, batch 64; mean ± standard deviation over seeds. "
-        f"Printed by `make compare{'-full' if budget == 'full' else ''}`.",
+        f"{settings['epochs']} epochs, {counted(seeds, 'seed')}, 32 dimensions, batch 64; mean ± standard deviation "
+        f"over seeds. Printed by `make compare{'-full' if budget == 'full' else ''}`.",
         "",
         f"| {' | '.join(['recipe', *(title for title, _, _ in COLUMNS)])} |",
         "|" + " --- |" * (len(COLUMNS) + 1),

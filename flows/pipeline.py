@@ -74,6 +74,13 @@ class Locked(RuntimeError):
         super().__init__(f"{name} did not start: another DVC command is running in {Path.cwd()}.\n{shown}")
 
 
+def outside(file: str = "dvc.yaml") -> str:
+    """What to say where the `file` that a project's folder holds is not here; "" where it is."""
+    if Path(file).is_file():
+        return ""
+    return f"{file} is not here: run this from the project's folder, the one that holds params.yaml."
+
+
 def stages() -> list[str]:
     """The stages of PIPELINE, and the stages and tracked data files that they need, each after what it depends on."""
     before: dict[str, set[str]] = {}

@@ -103,6 +103,13 @@ def summary(told: dict[str, Any]) -> list[dict[str, str]]:
     return [{"what": name, "value": value} for name, value in rows.items()]
 
 
+def _neighbours(text: str) -> int:
+    """A whole number from 1; what is none is refused before a server is started."""
+    if not text.isdecimal() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"it is {text!r}; expected a whole number, 1 or more")
+    return int(text)
+
+
 def main(arguments: list[str] | None = None) -> int:
     """Run the flow once; returns 0, or 1 (2: the request was wrong) after a sentence that says what failed."""
     parser = argparse.ArgumentParser(
@@ -116,9 +123,12 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument(
         "--output", required=True, metavar="OUT.parquet", help="may hold a date: near/%%Y-%%m-%%d.parquet"
     )
-    parser.add_argument("-k", type=int, default=10, help="neighbours each (default: 10)")
+    parser.add_argument("-k", type=_neighbours, default=10, help="neighbours each (default: 10)")
     parser.add_argument("--where", metavar="CONDITION", help="only among images that meet it, in SQL")
     options = parser.parse_args(arguments)
+    if wrong := pipeline.outside("params.yaml"):
+        print(f"queries: {wrong}", file=sys.stderr)
+        return 2
     # Prefect ends the run and hands SIGTERM on; an ordinary exit then lets its temporary server end too.
     signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(128 + number))
     try:

@@ -116,6 +116,9 @@ def main(arguments: list[str] | None = None) -> int:
     )
     parser.add_argument("--no-publish", dest="publish", action="store_false", help="leave what is served alone")
     options = parser.parse_args(arguments)
+    if wrong := pipeline.outside():
+        print(f"refresh: {wrong}", file=sys.stderr)
+        return 2
     # Prefect ends the run and hands SIGTERM on; an ordinary exit then lets its temporary server end too.
     signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(128 + number))
     try:

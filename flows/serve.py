@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import argparse
 import sys
-from pathlib import Path
 from typing import cast
 
 import httpx
@@ -16,6 +15,7 @@ from prefect.client.schemas.objects import ConcurrencyLimitConfig, ConcurrencyLi
 from prefect.deployments.runner import RunnerDeployment
 from prefect.settings import PREFECT_API_URL
 
+from flows import pipeline
 from flows.queries import queries
 from flows.refresh import refresh
 
@@ -40,6 +40,9 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--ids", metavar="FILE.parquet", help="with --queries: of those its column `id` names")
     parser.add_argument("--queries-cron", default=AFTER, help="when (default: '%(default)s')")
     options = parser.parse_args(arguments)
+    if wrong := pipeline.outside():
+        print(f"flows.serve: {wrong}", file=sys.stderr)
+        return 2
     url = PREFECT_API_URL.value()
     if not url:
         print(
@@ -53,9 +56,6 @@ def main(arguments: list[str] | None = None) -> int:
     except (httpx.HTTPError, httpx.InvalidURL) as error:
         print(f"flows.serve: the Prefect server at {url} does not answer ({error}): start it first.", file=sys.stderr)
         return 1
-    if not Path("dvc.yaml").is_file():
-        print("flows.serve: run this from the project's folder, the one that holds dvc.yaml.", file=sys.stderr)
-        return 2
     serve(*deployments(options), limit=1)
     return 0
 

@@ -14,6 +14,9 @@ from pathlib import Path
 import pytest
 
 from aecore import artifact, cli, config
+from aecore.config import UserError
+from aecore.data.images import Images
+from aecore.search import query
 
 Set = Callable[..., None]
 
@@ -41,18 +44,52 @@ def test_help_is_quick_and_imports_no_heavy_library() -> None:
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert done.stderr.strip() == "[]"
-    assert "0 done, 1 the work failed, 2 the request was wrong" in done.stdout
+    assert "0 done, 1 the work failed, 2 the request was wrong" in " ".join(done.stdout.split())
 
 
-@pytest.mark.parametrize("stage", cli.STAGES)
-def test_outside_a_project_every_stage_says_so(
-    stage: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+NEEDS = {
+    "query": ["--id", "1"], "interpolate": ["1", "2"], "compress": ["a.png", "-o", "a.aec"],
+    "decompress": ["a.aec", "-o", "new"], "add": ["a.png"], "remove": ["1"],
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("command", sorted({*COMMANDS, *NEEDS}))
+def test_outside_a_project_every_command_says_so_once_and_the_same(
+    command: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
     monkeypatch.chdir(tmp_path)
-    assert cli.main([stage]) == 2
-    message = capsys.readouterr().err
-    assert message.startswith(f"aecore {stage}: params.yaml is not here")
-    assert message.count("\n") == 1
+    said = "params.yaml is not here: run this from the project's folder, the one that holds params.yaml"
+    assert cli.main([command, *NEEDS.get(command, [])]) == 2
+    assert capsys.readouterr() == ("", f"aecore {command}: {said}.\n")
+    assert list(tmp_path.iterdir()) == []
+
+    below = tmp_path / "project/data/raw"
+    below.mkdir(parents=True)
+    for file in ("params.yaml", "dvc.yaml"):
+        (tmp_path / "project" / file).touch()
+    monkeypatch.chdir(below)
+    assert cli.main([command, *NEEDS.get(command, [])]) == 2
+    assert capsys.readouterr() == ("", f"aecore {command}: {said} (such as {tmp_path / 'project'}).\n")
+
+
+def test_a_published_copy_alone_answers(
+    workspace: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert cli.main(["publish"]) == 0
+    shutil.copytree("serving", tmp_path / "alone/serving", symlinks=True)
+    known = str(Images.open().ids()[0])
+    monkeypatch.chdir(tmp_path / "alone")
+    for command in (["query", "--id", known], ["inspect"], ["duplicates"], ["tour"], ["remove", known]):
+        assert cli.main(command) == 0, capsys.readouterr().err
+    assert cli.main(["train"]) == 2
+    assert "params.yaml is not here" in capsys.readouterr().err
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(UserError, match=r"^nowhere/params\.yaml is not here"):
+        query.inspect(root=Path("nowhere"))
+    capsys.readouterr()
+    query.inspect(root=Path("alone"))
+    assert "since it was published 0 came and 1 went\n" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(

@@ -12,7 +12,7 @@ from aecore.cli import STAGES
 
 ROOT = Path(__file__).parents[1]
 ORDER = [
-    {"config", "artifact", "environment", "output"},
+    {"config", "artifact", "counted", "environment", "output"},
     {"tracking"},
     {"data"},
     {"models"},
@@ -22,6 +22,7 @@ ORDER = [
     {"analysis"},
     {"serve"},
     {"check"},
+    {"arguments"},
     {"cli", "__main__"},
 ]
 EXEMPT = {

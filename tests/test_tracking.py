@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import os
 import shutil
 import signal
 import socket
+import sqlite3
 import subprocess
 import sys
 import textwrap
@@ -19,7 +21,7 @@ import numpy as np
 import pytest
 import requests
 
-from aecore import tracking
+from aecore import cli, tracking
 from aecore.artifact import Manifest, sha256_json
 from aecore.config import WorkFailed
 from aecore.tracking import TrackingConfig
@@ -368,6 +370,118 @@ def test_a_damaged_store_is_an_error_before_the_work(project: Path) -> None:
         raise AssertionError("the work began")
 
 
+def refused(name: str = "tests") -> str:
+    with (
+        pytest.raises(WorkFailed) as caught,
+        tracking.run("train", {}, {}, TrackingConfig(True, name)),
+    ):
+        raise AssertionError("the work began")
+    return str(caught.value)
+
+
+def test_a_deleted_experiment_says_how_to_bring_it_back(project: Path) -> None:
+    from mlflow import MlflowClient
+
+    with tracking.run("train", {}, {}, ON):
+        pass
+    client = MlflowClient(tracking.store())
+    number = client.get_experiment_by_name("tests").experiment_id
+    client.delete_experiment(number)
+    said = refused()
+    way = f"`MLFLOW_TRACKING_URI={tracking.store()} mlflow experiments restore --experiment-id {number}`"
+    assert said == f"MLflow's experiment 'tests' was deleted: bring it back by {way}, or name another as " \
+                   "tracking.experiment in params.yaml."  # fmt: skip
+    with tracking.run("train", {}, {}, TrackingConfig(True, "another")):
+        pass
+    client.restore_experiment(number)
+    with tracking.run("train", {}, {}, ON):
+        pass
+
+
+def test_a_store_of_another_mlflow_is_told_from_one_that_is_older(project: Path) -> None:
+    database = project / ".aecore/mlflow/mlflow.db"
+    for revision, way in (("abcdefabcdef", "it is of a newer MLflow: install that one"),
+                          ("451aebb31d03", f"run `mlflow db upgrade {tracking.store()}`")):  # fmt: skip
+        with contextlib.closing(sqlite3.connect(database)) as connection:
+            connection.execute("update alembic_version set version_num = ?", [revision])
+            connection.commit()
+        said = refused()
+        assert f"its tables have schema {revision}, MLflow " in said
+        assert f"{way}, set MLFLOW_TRACKING_URI, or set tracking.mlflow: false in params.yaml." in said
+        assert len(said) < 450
+
+
+def test_a_locked_store_and_one_that_cannot_be_written_say_so(
+    project: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file = tmp_path / "plain.db"
+    with (
+        contextlib.closing(sqlite3.connect(file)) as writer,
+        contextlib.closing(sqlite3.connect(f"file:{file}?mode=ro", uri=True, timeout=0)) as reader,
+    ):
+        errors: list[Exception] = [PermissionError(13, "Permission denied", "mlflow.db.lock")]
+        for attempt in ("create table a (b)", "select * from sqlite_master"):
+            try:
+                writer.execute("begin exclusive") if attempt.startswith("select") else None
+                reader.execute(attempt)
+            except sqlite3.OperationalError as error:
+                errors.append(error)
+    assert [str(error) for error in errors[1:]] == ["attempt to write a readonly database", "database is locked"]
+    ways = ["give yourself the right to write there", "give yourself the right to write there",
+            "another program holds it: end that, or run this again when it is done"]  # fmt: skip
+    for error, way in zip(errors, ways, strict=True):
+        monkeypatch.setattr(tracking, "_open", raising(error))
+        said = refused()
+        assert f"({tracking._reason(error)}): {way}, set MLFLOW_TRACKING_URI, or set tracking.mlflow: false" in said
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{file}")
+    assert ", unset MLFLOW_TRACKING_URI, or" in refused()
+
+
+def raising(error: Exception) -> Callable[[str], None]:
+    def attempt(_: str) -> None:
+        raise error
+
+    return attempt
+
+
+def test_the_pages_say_that_their_port_is_taken(
+    project: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (project / "params.yaml").touch()
+    started: list[list[str]] = []
+    monkeypatch.setattr(os, "execv", lambda program, arguments: started.append(arguments))
+    with socket.socket() as other:
+        other.bind(("127.0.0.1", 0))
+        other.listen()
+        port = other.getsockname()[1]
+        assert cli.main(["ui", "--port", str(port)]) == 2
+        assert capsys.readouterr().err == (
+            f"aecore ui: port {port} of 127.0.0.1 is taken (are the pages open there already?): name another by "
+            "--port (`make ui PORT=…`).\n"
+        )
+        assert started == []
+    assert cli.main(["ui", "--port", str(port)]) == 0
+    (arguments,) = started
+    assert arguments[-2:] == ["--port", str(port)]
+    assert tracking.store() in arguments
+
+
+def test_make_ui_takes_a_port() -> None:
+    for given, port in (([], 5000), (["PORT=5001"], 5001)):
+        made = subprocess.run(
+            ["make", "-n", "ui", *given], cwd=Path(__file__).parents[1], capture_output=True, text=True,
+            env=os.environ | {"PORT": "1"},
+        )  # fmt: skip
+        assert made.stdout.splitlines()[-1] == f"python -m aecore ui --port {port}"
+
+
+@pytest.fixture
+def unused() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
 def failing(times: int, error: Exception, call: Callable[[], None]) -> Callable[[], None]:
     left = [times]
 
@@ -398,7 +512,7 @@ def test_a_store_that_fails_later_costs_a_warning_and_nothing_is_lost(
     assert capsys.readouterr().err == "MLflow: the server went away (the work goes on; said once)\n"
 
 
-def refused() -> None:
+def nobody_listens() -> None:
     """Fail as MLflow does where nobody listens: it tells what requests tells of what the system said."""
     from mlflow.exceptions import MlflowException
 
@@ -421,7 +535,11 @@ def wordy() -> None:
 
 @pytest.mark.parametrize(
     ("call", "told"),
-    [(refused, "Connection refused"), (late, "timed out"), (wordy, "Max retries exceeded " * 7 + "Max retries …")],
+    [
+        (nobody_listens, "Connection refused"),
+        (late, "timed out"),
+        (wordy, "Max retries exceeded " * 7 + "Max retries …"),
+    ],
 )
 def test_why_a_store_fails_is_told_in_a_few_words(
     call: Callable[[], None], told: str, capsys: pytest.CaptureFixture[str]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
@@ -92,24 +92,26 @@ CLAIMS: dict[str, Claim] = {
 """Every claim, in the order in which they are told."""
 
 
-def measure(case: Case) -> dict[str, dict[str, Any]]:
-    """The figures of each claim that the recipe makes, to six digits, and its `verdict`; a figure that is no number is
-    left out.
-    """
-    result: dict[str, dict[str, Any]] = {}
+def measure(case: Case) -> dict[str, dict[str, float]]:
+    """The figures of each claim that the recipe makes, to six digits; a figure that is no number is left out."""
+    result: dict[str, dict[str, float]] = {}
     for name, claim in CLAIMS.items():
         if claim.applies(case.recipe):
             values = {key: value for key, value in claim.measure(case).items() if math.isfinite(value)}
-            rounded = {key: float(f"{value:.6g}") for key, value in values.items()}
-            result[name] = {**rounded, "verdict": claim.verdict(rounded, case.recipe)}
+            result[name] = {key: float(f"{value:.6g}") for key, value in values.items()}
     return result
 
 
-def section(measured: Mapping[str, Mapping[str, Any]]) -> list[str]:
-    """Markdown lines: a heading and a line a claim; none where nothing is claimed."""
-    if not measured:
+def verdicts(measured: Mapping[str, Mapping[str, float]], recipe: Recipe) -> dict[str, str]:
+    """What the figures of each claim come to, in a sentence without its full stop."""
+    return {name: CLAIMS[name].verdict(values, recipe) for name, values in measured.items()}
+
+
+def section(told: Mapping[str, str]) -> list[str]:
+    """Markdown lines of the verdicts: a heading and a line a claim; none where nothing is claimed."""
+    if not told:
         return []
-    lines = [f"- {CLAIMS[name].title}: {values['verdict']}." for name, values in measured.items()]
+    lines = [f"- {CLAIMS[name].title}: {sentence}." for name, sentence in told.items()]
     return ["What this recipe's source claims, on test images:", "", *lines]
 
 

@@ -15,6 +15,7 @@ from aecore.analysis.kmeans import kmeans, mini_batches, refine, sample, threads
 from aecore.analysis.silhouette import JUDGED, TRIED, best, silhouettes
 from aecore.analysis.space import Space, smallest
 from aecore.config import Runtime, require
+from aecore.counted import counted
 from aecore.data.images import Images
 from aecore.search.clusters import NOISE, Clusters, renumbered
 from aecore.search.metric import Metric
@@ -160,7 +161,5 @@ def main() -> None:
     )
     noise = f", {facts['noise']:,} in none" if section.method == "hdbscan" else ""
     purity = f", purity {facts['purity']:.3f}" if "purity" in facts else ""
-    print(
-        f"grouped {images.count:,} images into {facts['clusters']:,} clusters{chosen}{noise}{purity}; "
-        f"clusters {manifest.digest[:12]}"
-    )
+    sizes = f"{counted(images.count, 'image')} into {counted(facts['clusters'], 'cluster')}"
+    print(f"grouped {sizes}{chosen}{noise}{purity}; clusters {manifest.digest[:12]}")

@@ -13,6 +13,7 @@ from PIL import Image
 from aecore import config
 from aecore.analysis import page
 from aecore.analysis.page import Bars, Key, Link, Section, Strip, Thumb
+from aecore.counted import counted
 from aecore.data.images import Images
 from aecore.search.clusters import NOISE
 from aecore.search.montage import picture
@@ -38,11 +39,11 @@ def read_assignments(directory: Path = config.CLUSTERS) -> tuple[np.ndarray, np.
 
 def told(facts: dict[str, Any]) -> str:
     """How the clusters came about, in a sentence; `facts` of their manifest."""
-    count = _clusters(facts["clusters"])
+    count = counted(facts["clusters"], "cluster")
     if facts.get("method") == "hdbscan":
         return (
-            f"HDBSCAN found {count} where the codes lie densely; {facts['noise']:,} of {facts['count']:,} "
-            f"images ({_percent(facts['noise'] / facts['count'])}) belong to no cluster."
+            f"HDBSCAN found {count} where the codes lie densely; {facts['noise']:,} of "
+            f"{counted(facts['count'], 'image')} ({_percent(facts['noise'] / facts['count'])}) belong to no cluster."
         )
     chosen = "; of the numbers tried this one has the largest mean silhouette" if "silhouettes" in facts else ""
     return f"K-means put every image into one of {count}, by its code alone{chosen}."
@@ -69,12 +70,12 @@ def write(
         sections.append(section(images, row, positions, distance[positions], counts))
     if len(noise):
         far = Strip("The farthest from every cluster first", thumbs(images, noise[::-1][:ALONE]))
-        prose = [f"{len(noise):,} images lie where codes are sparse, or too far from the cluster next to them."]
+        prose = [f"{counted(len(noise), 'image')} where codes are sparse, or too far from the cluster next to them."]
         sections.append(Section("In no cluster", prose, strips=[far]))
     more = f" The {SHOWN} largest of {len(table):,} are shown." if len(table) > SHOWN else ""
     return page.page(
         "aecore report · clusters",
-        _clusters(len(table)),
+        counted(len(table), "cluster"),
         [told(facts), f"Point at an image to see its path and id.{more}"],
         keys(facts, table),
         [],
@@ -88,7 +89,7 @@ def keys(facts: dict[str, Any], table: list[dict[str, Any]]) -> list[Key]:
     sizes = [row["size"] for row in table]
     found = [Key("images a cluster", f"{int(np.median(sizes)):,}", f"the median; {min(sizes):,} to {max(sizes):,}")]
     if facts.get("method") == "hdbscan":
-        found.append(Key("in no cluster", _percent(facts["noise"] / facts["count"]), f"{facts['noise']:,} images"))
+        found.append(Key("in no cluster", _percent(facts["noise"] / facts["count"]), counted(facts["noise"], "image")))
     if "purity" in facts:
         found.append(Key("purity", f"{facts['purity']:.3f}", "share of a cluster's images with its commonest label"))
     if "silhouettes" in facts:
@@ -109,7 +110,7 @@ def overview(facts: dict[str, Any], table: list[dict[str, Any]]) -> Section:
     if "silhouettes" in facts:
         tried = [(number, score) for number, score in facts["silhouettes"] if score is not None]
         scores = [score for _, score in tried]
-        rows = [(_clusters(number), f"{score:.3f}", score / max(*scores, 1e-12)) for number, score in tried]
+        rows = [(counted(number, "cluster"), f"{score:.3f}", score / max(*scores, 1e-12)) for number, score in tried]
         bars.append(Bars("Mean silhouette of the numbers tried", rows, scores.index(max(scores))))
     return Section("Overview", bars=bars, links=[Link("Back to the report", "report.html")])
 
@@ -121,8 +122,8 @@ def section(
     share, purity = _percent(row["size"] / images.count), row.get("purity")
     pure = "" if purity is None else f"; {_percent(purity)} of those with a label have the commonest"
     prose = (
-        f"**{row['size']:,} images**, {share} of all{pure}. Distance to the centre: median {np.median(distance):.3f}, "
-        f"at most {distance[-1]:.3f}."
+        f"**{counted(row['size'], 'image')}**, {share} of all{pure}. "
+        f"Distance to the centre: median {np.median(distance):.3f}, at most {distance[-1]:.3f}."
     )
     near, far = positions[1 : 1 + TYPICAL], positions[1 + TYPICAL :][::-1][:ODD]
     strips = [Strip("Most typical (medoid)", thumbs(images, positions[:1]), large=True)]
@@ -167,10 +168,6 @@ def thumbs(images: Images, positions: np.ndarray) -> list[Thumb]:
         said = [row["path"], f"id {row['id']}", *([row["label_name"]] if row["label_name"] else [])]
         shown.append(Thumb(file.getvalue(), "\n".join(said)))
     return shown
-
-
-def _clusters(count: int) -> str:
-    return f"{count:,} cluster{'s' * (count != 1)}"
 
 
 def _percent(share: float) -> str:

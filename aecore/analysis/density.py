@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from aecore.config import UserError, WorkFailed
+from aecore.counted import counted
 from aecore.search.clusters import NOISE, Fitted
 from aecore.search.metric import Metric, apart
 
@@ -29,12 +30,14 @@ def density(vectors: np.ndarray, min_size: int, metric: Metric) -> tuple[np.ndar
     from sklearn.neighbors import NearestNeighbors
 
     if min_size > len(vectors):
-        raise UserError(f"cluster.min_size is {min_size:,}, but there are only {len(vectors):,} images: lower it.")
+        raise UserError(
+            f"cluster.min_size is {min_size:,}, more than the {counted(len(vectors), 'image')} there are: lower it."
+        )
     cluster = HDBSCAN(min_cluster_size=min_size, copy=True).fit(vectors).labels_.astype(np.int32)
     if (cluster == NOISE).all():
         raise WorkFailed(
-            f"HDBSCAN found no cluster among {len(vectors):,} images: lower cluster.min_size, which is {min_size:,}, "
-            "or take cluster.method kmeans."
+            f"HDBSCAN found no cluster among {counted(len(vectors), 'image')}: lower cluster.min_size, which is "
+            f"{min_size:,}, or take cluster.method kmeans."
         )
     centroids, radius = [], []
     for number in range(cluster.max() + 1):

@@ -18,6 +18,7 @@ from aecore.analysis.protocol import EvaluateConfig, Sample
 from aecore.analysis.space import Space
 from aecore.analysis.workspace import Workspace, check_settings
 from aecore.config import Runtime
+from aecore.counted import counted
 from aecore.generate import sample
 from aecore.generate.mixture import fit_mixture, fitted_to
 from aecore.search.metric import IndexConfig
@@ -47,19 +48,20 @@ def report(
     """The comparison as Markdown: the table, who wins, the recipe's claims, how it was measured, and samples."""
     parts, facts = chosen.facts(), work.index.facts
     how = [
-        f"{parts['test']:,} test images; in brackets 95 % intervals (bootstrap of the images, paired for differences).",
-        f"Find the original: {parts['originals']:,} cropped, shifted, noised test images, each among "
-        f"{parts['gallery']:,} images.",
+        f"{counted(parts['test'], 'test image')}; in brackets 95 % intervals (bootstrap of the images, paired for "
+        "differences).",
+        f"Find the original: {counted(parts['originals'], 'cropped, shifted, noised test image')}, each among "
+        f"{counted(parts['gallery'], 'image')}.",
     ]
     if len(chosen.queries):
         how.append(
-            f"kNN, precision and mAP: {parts['queries']:,} labelled test images ask {parts['database']:,} training "
-            f"images, metric {facts['metric']}. Clusters: k-means of the training split, one a label, scored on the "
-            "test images."
+            f"kNN, precision and mAP: {counted(parts['queries'], 'labelled test image')} against "
+            f"{counted(parts['database'], 'training image')}, metric {facts['metric']}. Clusters: k-means of the "
+            "training split, one a label, scored on the test images."
         )
         how.append(
-            f"Linear SVM (standardised, C = {COST:g}) and random forest ({TREES} trees) learn from {parts['taught']:,} "
-            "labelled training images, the same for every column."
+            f"Linear SVM (standardised, C = {COST:g}) and random forest ({TREES} trees) learn from "
+            f"{counted(parts['taught'], 'labelled training image')}, the same for every column."
         )
     exact = "exactly" if work.pca.exact else "by a randomised method, so it may be slightly below the best"
     how.append(f"PCA was computed {exact}. Recall of the index ({facts['index']}) at 10: {facts['recall']['10']:.4f}.")
@@ -95,9 +97,10 @@ def main() -> None:
         errors = {name: comparison.means[name]["mse"] for name in ("model", "pca")}
         case = Case(images, work.encoder, work.embeddings.rows, work.pca, chosen, errors, runtime.seed)
         claimed = claims.measure(case)
+        verdicts = claims.verdicts(claimed, work.encoder.model.recipe)
         codes = draw_codes(work, chosen, work.floors.facts["generation"]["images"], runtime.seed)
         generated = measure_generated(work, chosen, codes)
-        text = report(work, chosen, comparison, claims.section(claimed), generated, titles, k)
+        text = report(work, chosen, comparison, claims.section(verdicts), generated, titles, k)
 
         drawn = pictures.draw(work, space, chosen, case, codes, titles)
         metrics: dict[str, Any] = {
@@ -107,7 +110,7 @@ def main() -> None:
         run.log({f"{space_name}.{name}": v for space_name, values in metrics.items() for name, v in values.items()})
         run.log({f"generation.{figure}.{name}": generated[figure][name] for figure in ("frechet", "closest")
                  if figure in generated for name in ("mixture", "prior") if name in generated[figure]})  # fmt: skip
-        run.log({f"{n}.{key}": v for n, values in claimed.items() for key, v in values.items() if key != "verdict"})
+        run.log({f"{name}.{key}": value for name, values in claimed.items() for key, value in values.items()})
         config.FIGURES.mkdir(parents=True, exist_ok=True)
         for name in pictures.PICTURES:
             path = config.FIGURES / f"{name}.png"
@@ -122,6 +125,7 @@ def main() -> None:
         metrics["claims"] = claimed
         measured = compare.flattened(comparison) | {"measured": {m.kind: m.digest for m in work.manifests}}
         artifact.write_json(config.REPORTS / "intervals.json", measured)
+        artifact.write_json(config.REPORTS / "claims.json", verdicts)
         artifact.write_text(config.REPORTS / "comparison.md", text)
         artifact.write_json(config.REPORTS / "metrics.json", metrics)
     print(text)

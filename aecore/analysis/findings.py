@@ -41,6 +41,8 @@ class Findings:
     """`reports/metrics.json`."""
     intervals: dict[str, Any]
     """`reports/intervals.json`."""
+    claims: dict[str, str]
+    """`reports/claims.json`: what the recipe's source claims, and what came of it, in a sentence each."""
     clusters: list[dict[str, Any]]
     """A row a cluster, the largest first."""
     figures: dict[str, bytes]
@@ -69,6 +71,7 @@ class Findings:
             trained=_json(config.REPORTS / "train.json", "train"),
             metrics=_json(config.REPORTS / "metrics.json", "evaluate"),
             intervals=intervals,
+            claims=_json(config.REPORTS / "claims.json", "evaluate"),
             clusters=pq.read_table(config.CLUSTERS / "clusters.parquet").to_pylist(),
             figures={path.stem: path.read_bytes() for path in sorted(config.FIGURES.glob("*.png"))}
             | commanded(manifests["model"].digest),

@@ -41,6 +41,7 @@ from aecore.analysis.kmeans import threads
 from aecore.analysis.protocol import QUERIES, EvaluateConfig
 from aecore.analysis.space import smallest
 from aecore.config import Runtime, UserError
+from aecore.counted import counted
 from aecore.data.images import Images
 from aecore.embedding import Encoder
 from aecore.models.pca import fit_images
@@ -113,7 +114,7 @@ def verdicts(result: Mapping[str, Any]) -> list[str]:
                  -1: "**Pretraining harms**"}[row["differences"]["scratch"]["verdict"]]  # fmt: skip
         parts = [f"{verb} {'; '.join(sides[side])}" for side, verb in
                  ((1, "beats"), (0, "cannot be told apart from"), (-1, "**loses to**")) if sides[side]]  # fmt: skip
-        lines.append(f"{helps} at {row['labels']:,} labels a class: fine-tuned, it {', '.join(parts)}.")
+        lines.append(f"{helps} at {counted(row['labels'], 'label')} a class: fine-tuned, it {', '.join(parts)}.")
     return lines
 
 
@@ -121,13 +122,15 @@ def text(result: Mapping[str, Any]) -> str:
     """The result for a person."""
     seeds, images = len(result["seeds"]), result["images"]
     over = f"mean ± standard deviation over {seeds} seeds" if seeds > 1 else "one seed"
-    left = [f"- {row['labels']:,} labels a class: left out, for {row['reason']}." for row in result["left_out"]]
+    left = [
+        f"- {counted(row['labels'], 'label')} a class: left out, for {row['reason']}." for row in result["left_out"]
+    ]
     return "\n".join([
-        f"Accuracy on {images['test']:,} test images, {over}; in brackets 95 % intervals (paired bootstrap of the "
-        "images).",
-        f"{images['validation']:,} labelled validation images, beyond the labels counted here, choose C, the learning "
-        f"rate and the epoch (of {result['epochs']}) for every way alike. PCA and the encoder saw the training images "
-        "without labels.",
+        f"Accuracy on {counted(images['test'], 'test image')}, {over}; in brackets 95 % intervals (paired bootstrap of "
+        "the images).",
+        f"C, the learning rate and the epoch (of {result['epochs']}) are chosen for every way alike, on "
+        f"{counted(images['validation'], 'labelled validation image')} beyond the labels counted here. PCA and the "
+        "encoder saw the training images without labels.",
         "", *table(result), "", *(f"- {line}" for line in verdicts(result)), *left,
     ])  # fmt: skip
 
@@ -225,7 +228,7 @@ def _affordable(
     few, names = int(counts.argmin()), images.label_names or []
     most = HELD // (math.prod(images.shape) * len(classes))
     reasons = {
-        each: f"only {counts[few]:,} labelled training images show {names[classes[few]]!r}"
+        each: f"the class {names[classes[few]]!r} has only {counted(int(counts[few]), 'labelled training image')}"
         if each > counts[few]
         else f"its pixels would take more than {HELD * 4 / 2**30:g} GiB"
         for each in asked
@@ -233,7 +236,7 @@ def _affordable(
     }
     if len(reasons) == len(asked):
         raise UserError(
-            f"{asked[0]:,} labels a class cannot be had, for {reasons[asked[0]]}: ask for fewer by --labels."
+            f"{counted(asked[0], 'label')} a class cannot be had, for {reasons[asked[0]]}: ask for fewer by --labels."
         )
     return [each for each in asked if each not in reasons], [{"labels": k, "reason": v} for k, v in reasons.items()]
 

@@ -21,6 +21,7 @@ from aecore.analysis.frechet import Gaussian
 from aecore.analysis.judge import FEATURES, Judge
 from aecore.analysis.protocol import Sample, flat
 from aecore.analysis.space import smallest
+from aecore.counted import counted
 from aecore.data.images import Images
 from aecore.generate.closest import UNSEEN, closest_in_pixels, unseen_distance
 from aecore.generate.mixture import fit_mixture, fitted_to
@@ -159,10 +160,10 @@ def table(section: Mapping[str, Any], titles: Mapping[str, str]) -> list[str]:
     for name, value in section["closest"].items():
         distance = f"{section['frechet'][name]:.2f} | " if judged else ""
         lines.append(f"| {SETS[name].format(**titles)} | {distance}{value:.2f} |")
-    count = f"{section['images']:,}"
+    count = counted(section["images"], "image")
     if judged:
         how = (
-            f"Fréchet distance of {count} images each from the training images, in the {FEATURES} features of a small "
+            f"Fréchet distance of {count} each from the training images, in the {FEATURES} features of a small "
             f"classifier of their labels ({section['judge']:.3f} right on the test images): less is better, and that "
             "of the test images is as good as it gets with so few."
         )

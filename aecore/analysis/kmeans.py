@@ -9,6 +9,7 @@ import numpy as np
 
 from aecore.analysis.space import smallest
 from aecore.config import UserError
+from aecore.counted import counted
 from aecore.search.metric import Metric
 
 SAMPLE = 2**26
@@ -39,7 +40,7 @@ def kmeans(vectors: np.ndarray, clusters: int, iterations: int, seed: int, metri
 
     if clusters > len(vectors):
         raise UserError(
-            f"cluster.clusters is {clusters:,}, but there are only {len(vectors):,} images to group: lower it."
+            f"cluster.clusters is {clusters:,}, more than the {counted(len(vectors), 'image')} to group: lower it."
         )
     model = faiss.Kmeans(
         vectors.shape[1], clusters, niter=iterations, nredo=RESTARTS, seed=seed % 2**31, spherical=metric == "cosine",

@@ -11,6 +11,7 @@ import numpy as np
 from aecore import artifact, config
 from aecore.analysis.space import Space
 from aecore.config import Runtime, UserError, pick, require
+from aecore.counted import counted
 from aecore.data.images import Images
 from aecore.models.pca import fit_pca
 
@@ -90,4 +91,4 @@ def main() -> None:
         table = pa.table({"id": ids[shown], "x": places[:, 0], "y": places[:, 1]})
         pq.write_table(table, directory / "map.parquet")
     manifest = artifact.read_manifest(config.MAP, "map")
-    print(f"mapped {len(shown):,} of {images.count:,} images by {section.method}; map {manifest.digest[:12]}")
+    print(f"mapped {len(shown):,} of {counted(images.count, 'image')} by {section.method}; map {manifest.digest[:12]}")

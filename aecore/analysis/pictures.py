@@ -14,6 +14,7 @@ from aecore.analysis.case import Case
 from aecore.analysis.protocol import Sample
 from aecore.analysis.space import Space
 from aecore.analysis.workspace import Workspace
+from aecore.counted import counted
 from aecore.data.images import Images
 from aecore.generate import interpolate, sample
 from aecore.search.clusters import NOISE
@@ -91,7 +92,7 @@ def draw_maps(images: Images, directory: Path, clusters: Path) -> dict[str, Figu
     for by, (everyone, group, named) in colours.items():
         order = np.argsort(everyone)
         rows = order[np.searchsorted(everyone[order], table["id"].to_numpy())]
-        title = f"{len(places):,} codes by {method}, coloured by {by}"
+        title = f"{counted(len(places), 'code')} by {method}, coloured by {by}"
         some = ["in none"] if by == "cluster" and (group == NOISE).any() else []
         rest = " or ".join([*some, *(["other"] if not some or len(named) > len(figures.PALETTE) else [])])
         drawn.append(figures.scatter(places, group[rows], named, title, rest))
@@ -110,11 +111,15 @@ def draw_clusters(images: Images, directory: Path) -> Figure:
         members = np.flatnonzero(cluster == entry["cluster"])
         nearest = members[np.lexsort((ids[members], distance[members]))[:MEMBERS]]
         rows.append(images.rows(nearest))
-        caption = f"{entry['size']:,} images"
+        caption = counted(entry["size"], "image")
         if entry.get("purity") is not None:
             caption += f"\n{entry['purity']:.0%} {entry['label_name']}"
         captions.append(caption)
-    of = f"the {len(rows)} largest of {len(table):,} clusters" if len(table) > len(rows) else f"{len(table)} clusters"
+    of = (
+        f"the {len(rows)} largest of {counted(len(table), 'cluster')}"
+        if len(table) > len(rows)
+        else counted(len(table), "cluster")
+    )
     return figures.clusters(rows, captions, f"{of[0].upper()}{of[1:]}: the most typical image and the next nearest")
 
 

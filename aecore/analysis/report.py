@@ -12,6 +12,7 @@ from aecore.analysis import cluster_page, compare, page
 from aecore.analysis.captions import AXES, GENERATED, LATER, MEANING, PICTURES
 from aecore.analysis.findings import FLOORS, KINDS, Findings
 from aecore.analysis.page import Cell, Code, Figure, Key, Link, Measured, Section, Table
+from aecore.counted import counted
 from aecore.data.images import Images
 
 PAGE = config.REPORTS / "report.html"
@@ -49,9 +50,9 @@ def lead(found: Findings) -> list[str]:
     facts, recipe = found.manifests["data"].facts, found.model["training"]["recipe"]
     labels = "Labels measured it and trained nothing. " if facts["labels"] else ""
     return [
-        f"From {facts['splits']['train']:,} images the autoencoder `{recipe}` learned to write an image as "
-        f"{found.dim:,} numbers, alike for images that look alike. {labels}What that is worth is measured on test "
-        "images that it never saw, beside PCA of the same size and beside raw pixels.",
+        f"From {counted(facts['splits']['train'], 'image')} the autoencoder `{recipe}` learned to write an image as "
+        f"{counted(found.dim, 'number')}, alike for images that look alike. {labels}What that is worth is measured on "
+        "test images that it never saw, beside PCA of the same size and beside raw pixels.",
         f"In {_title(found, found.search)} it is {standing(found, found.search)}; in {_title(found, 'mse')} it is "
         f"{standing(found, 'mse')}. {losses(found)}",
     ]
@@ -101,13 +102,13 @@ def what_was_trained(found: Findings) -> Section:
         *((f"… {split}", f"{facts['splits'][split]:,}") for split in SPLITS),
         ("prepared to", f"{height} × {width} pixels, {'grey' if channels == 1 else 'colour'}"),
         ("labels", _few(facts["labels"]) if facts["labels"] else "none"),
-        ("exact duplicates", f"{facts['aliases']:,}"),
+        ("equal once prepared", f"{facts['aliases']:,}"),
         ("files refused", f"{facts['rejected']:,}"),
     ]
     solved = recipe["architecture"] == "pca"
     steps = [
         ("epochs", f"{training['epochs']:,}; best: {trained['best_epoch']:,}"),
-        ("batch", f"{training['batch_size']:,} images"),
+        ("batch", counted(training["batch_size"], "image")),
         ("learning rate", f"{training['learning_rate']:g} at its peak"),
         ("precision", training["precision"]),
     ]
@@ -155,7 +156,7 @@ def clusters(found: Findings) -> Section:
     ]
     head = ["cluster", "images", *(("commonest label", "its share") if labelled else ()), "id of the most typical"]
     all_of_them = len(found.clusters) <= SHOWN
-    caption = "The clusters" if all_of_them else f"The {SHOWN} largest of {len(found.clusters):,} clusters"
+    caption = "The clusters" if all_of_them else f"The {SHOWN} largest of {counted(len(found.clusters), 'cluster')}"
     table = Table(caption, head, cells, numbers=(1, 3) if labelled else (1,))
     facts = found.manifests["clusters"].facts
     mean = f" On average {_percent(facts['purity'], 1)} of one share its commonest label." if "purity" in facts else ""
@@ -179,10 +180,10 @@ def beside_the_floors(found: Findings) -> Section:
         *(sentence for floor in FLOORS for sentence in wins(found, floor)),
     ]
     note = (
-        f"Measured on {parts['test']:,} test images. Under each figure stands its 95\u202f% interval (bootstrap of the "
-        "images); better or worse is said only where the interval of the paired difference leaves zero out. A copy "
-        f"looks for its original among {parts['gallery']:,} images. The index ({index['index']}, {index['metric']}) "
-        f"finds {_percent(index['recall']['10'], 2)} of the true ten neighbours."
+        f"Measured on {counted(parts['test'], 'test image')}. Under each figure stands its 95\u202f% interval "
+        "(bootstrap of the images); better or worse is said only where the interval of the paired difference leaves "
+        f"zero out. A copy looks for its original among {counted(parts['gallery'], 'image')}. The index "
+        f"({index['index']}, {index['metric']}) finds {_percent(index['recall']['10'], 2)} of the true ten neighbours."
     )
     head = ["figure", *found.spaces.values(), "the autoencoder is"]
     table = Table("The autoencoder beside what costs nothing", head, rows, numbers=(1, 2, 3), note=note)
@@ -205,9 +206,9 @@ def samples(found: Findings) -> list[Section]:
     )
     if "judge" in measured:
         note = (
-            f"Fréchet distance of {measured['images']:,} images each from the training images, in the features of a "
-            f"small classifier of their labels ({_percent(measured['judge'], 1)} right on test images): less is "
-            f"better, and that of the test images is as good as it gets. {note}"
+            f"Fréchet distance of {counted(measured['images'], 'image')} each from the training images, in the "
+            f"features of a small classifier of their labels ({_percent(measured['judge'], 1)} right on test images): "
+            f"less is better, and that of the test images is as good as it gets. {note}"
         )
     table = Table("How good they are", ("images", *columns.values()), rows, numbers=(1, 2), note=note)
     return [section._replace(tables=[table]) for section in shown(found, "samples")]
@@ -216,7 +217,7 @@ def samples(found: Findings) -> list[Section]:
 def claims(found: Findings) -> list[Section]:
     """What the recipe's source claims, and whether it holds here; nothing where it claims nothing."""
     told = LATER["claim"]
-    verdicts = [f"{name.capitalize()}: {claim['verdict']}." for name, claim in found.metrics.get("claims", {}).items()]
+    verdicts = [f"{name.capitalize()}: {sentence}." for name, sentence in found.claims.items()]
     figures = pictures(found, "claim")
     prose = [*verdicts, *([told.prose] if figures else [])]
     return [Section(told.title, prose, figures)] if prose else []
@@ -308,7 +309,7 @@ def write(found: Findings) -> str:
     ]
     return page.page(
         f"aecore report · {found.model['training']['recipe']} on {found.params['data'].get('source')}",
-        f"{count:,}\u00a0images, {found.dim:,}\u00a0numbers each",
+        f"{counted(count, 'image')}, {counted(found.dim, 'number')} each".replace(" ", "\u00a0", 1),
         lead(found),
         keys(found),
         pictures(found, "reconstructions"),

@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 
 from aecore.config import UserError
+from aecore.counted import counted
 from aecore.data.entry import Entry, Source, SplitName, rejected
 from aecore.data.listing import size_of
 
@@ -95,7 +96,7 @@ def read_labels(path: Path) -> np.ndarray:
     except (EOFError, zlib.error, gzip.BadGzipFile, struct.error) as error:
         raise _damaged(path, error) from error
     if len(labels) != count:
-        raise _damaged(path, f"{len(labels)} labels where it says {count}")
+        raise _damaged(path, f"{counted(len(labels), 'label')} where it says {count}")
     if count and labels.max() >= len(FASHION):
         raise _damaged(path, f"label {labels.max()}, where there are {len(FASHION)}")
     return labels

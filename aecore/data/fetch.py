@@ -15,6 +15,7 @@ import numpy as np
 
 from aecore.artifact import sha256_file
 from aecore.config import UserError, WorkFailed, section
+from aecore.counted import counted
 from aecore.data import avatars
 from aecore.data.arrays import BUNDLED_FILES, FASHION_FILES, read_images, read_labels, torchvision_parts, write_idx
 from aecore.data.decode import content_hash, content_id
@@ -37,7 +38,7 @@ def fetch(config: SourceConfig, package: Path = DEBIAN) -> str:
     if config.torchvision:
         path.mkdir(parents=True, exist_ok=True)
         parts = torchvision_parts(config.torchvision, path, download=True)
-        return f"{config.torchvision}: {sum(len(part) for _, part in parts):,} images are in {path}"
+        return f"{config.torchvision}: {counted(sum(len(part) for _, part in parts), 'image')} in {path}"
     if config.source == "fashion_mnist":
         return _fetch_fashion(path, package)
     if config.source == "avatars":
@@ -54,14 +55,14 @@ def _fetch_fashion(path: Path, package: Path) -> str:
     path.mkdir(parents=True, exist_ok=True)
     if all((package / name).is_file() for name in names):
         _copy(package, path, missing)
-        return f"fashion_mnist: copied {len(missing)} files from {package} to {path}"
+        return f"fashion_mnist: copied {counted(len(missing), 'file')} from {package} to {path}"
     with tempfile.TemporaryDirectory(dir=path, prefix=".download.") as temporary:
         try:
             torchvision_parts("FashionMNIST", Path(temporary), download=True)
         except UserError as error:
             raise WorkFailed(f"{error}; or `apt install dataset-fashion-mnist` and run this again.") from error
         _copy(Path(temporary) / "FashionMNIST" / "raw", path, missing)
-    return f"fashion_mnist: downloaded {len(missing)} files to {path}"
+    return f"fashion_mnist: downloaded {counted(len(missing), 'file')} to {path}"
 
 
 def _fetch_avatars(path: Path) -> str:
@@ -70,7 +71,7 @@ def _fetch_avatars(path: Path) -> str:
     if path.exists() and (not path.is_dir() or any(path.iterdir())):
         raise UserError(f"data.path {path} holds something else than avatars: name a folder that is not there yet.")
     avatars.draw_folder(path, avatars.COUNT)
-    return f"avatars: drew {avatars.COUNT:,} images into {path}"
+    return f"avatars: drew {counted(avatars.COUNT, 'image')} into {path}"
 
 
 def _copy(source: Path, target: Path, names: list[str]) -> None:

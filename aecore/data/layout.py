@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from pathlib import PurePosixPath
 
 from aecore.config import UserError
+from aecore.counted import counted
 from aecore.data.entry import SplitFolders, SplitName
 
 NAMES: dict[str, SplitName] = {
@@ -126,7 +127,7 @@ def _unpack(folders: list[tuple[str, ...]], batches: Sequence[str], *, up_to_spl
 def _told(tops: Mapping[str, int], taken: Mapping[str, SplitName | None], labelled: set[str]) -> str:
     """What was taken for what; in the folders `labelled` there are labels."""
     shown = sorted((top for top in tops if top), key=lambda top: (ORDER.index(split_of(top) or "train"), top))
-    parts = [f"{top}/ ({tops[top]:,} images)" for top in shown]
+    parts = [f"{top}/ ({counted(tops[top], 'image')})" for top in shown]
     if any(taken.values()):
         parts = [f"{part} as {SAID[taken[top] or 'train']}" for part, top in zip(parts, shown, strict=True)]
         said = f"took {', '.join(parts)}"

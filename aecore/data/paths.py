@@ -7,8 +7,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from aecore.data.entry import Source, printable
+from aecore.data.given import ARCHIVE_SUFFIXES
 from aecore.data.items import Found
-from aecore.data.trees import ARCHIVE_SUFFIXES, archive, files, folder
+from aecore.data.trees import archive, files, folder
 
 if TYPE_CHECKING:
     import pyarrow as pa

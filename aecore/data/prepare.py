@@ -18,6 +18,7 @@ from tqdm import tqdm
 
 from aecore.artifact import writing
 from aecore.config import PREPARED, REMOVED, Runtime, UserError, WorkFailed, require, section
+from aecore.counted import counted
 from aecore.data.decode import Fit, Preparation
 from aecore.data.items import SPLITS, Found, Kept, deduplicate, lay_out, make_tables, write_shards, write_tables
 from aecore.data.listing import Listing
@@ -78,6 +79,9 @@ class Summary:
 
     splits: dict[str, int]
     aliases: int
+    """Files that are no item, for one has their prepared pixels."""
+    repeated: int
+    """Of these, files that are another's byte for byte: the others were different files before they were prepared."""
     rejected: int
     removed: int
     directory: Path
@@ -87,9 +91,13 @@ class Summary:
     def __str__(self) -> str:
         counts = ", ".join(f"{self.splits[name]:,} {name}" for name in SPLITS)
         listed = f" (listed in {self.directory / 'rejected.parquet'})" if self.rejected else ""
+        alike = self.aliases - self.repeated
+        same = f", {counted(alike, 'more file')} with the same pixels once prepared" if alike else ""
         removed = f", {self.removed:,} passed over since {REMOVED} names them" if self.removed else ""
-        return (f"prepared {sum(self.splits.values()):,} images in {self.directory}: {counts}; "
-                f"{self.aliases:,} duplicates, {self.rejected:,} rejected{listed}{removed}")  # fmt: skip
+        return (
+            f"prepared {counted(sum(self.splits.values()), 'image')} in {self.directory}: {counts}; "
+            f"{counted(self.repeated, 'duplicate')}{same}, {self.rejected:,} rejected{listed}{removed}"
+        )
 
 
 def main() -> None:
@@ -152,21 +160,23 @@ def _prepare(
             "shards": shards, "splits": counts, "labels": labels, "aliases": aliases, "rejected": len(found.rejected),
             "removed": gone, "removals": removed.digest, "split_folders": source.split_folders,
         }  # fmt: skip
-    return Summary(counts, aliases, len(found.rejected), gone, directory, layout)
+    repeated = len(found.paths) - len(np.unique(kept.ids))
+    return Summary(counts, aliases, repeated, len(found.rejected), gone, directory, layout)
 
 
 def _check_found(found: Found, config: PrepareConfig, source: SourceConfig) -> None:
     if not found.files:
         first = f"; the first, {found.rejected[0][0]}: {found.rejected[0][2]}" if found.rejected else ""
         gone = f"; {len(found.removed):,} were removed: `python -m aecore inspect --removed`" if found.removed else ""
-        raise UserError(f"there is no image in data.path {source.path} ({len(found.rejected)} other files{first}"
-                        f"{gone}).")  # fmt: skip
+        raise UserError(
+            f"there is no image in data.path {source.path} ({counted(len(found.rejected), 'other file')}{first}{gone})."
+        )
     share = len(found.failures) / found.files
     if share > config.max_rejected or not found.paths:
         few = "; ".join(f"{path}: {reason}" for path, _, reason in (found.rejected[i] for i in found.failures[:5]))
         more = f"; and {len(found.failures) - 5} more" if len(found.failures) > 5 else ""
         raise WorkFailed(
-            f"{len(found.failures)} of {found.files} images in {source.path} cannot be used ({share:.1%}; "
+            f"{len(found.failures):,} of {counted(found.files, 'image')} in {source.path} cannot be used ({share:.1%}; "
             f"prepare.max_rejected allows {config.max_rejected:.1%}): {few}{more}. Mend or remove them"
             + (", or raise prepare.max_rejected." if found.paths else ".")
         )
@@ -199,7 +209,7 @@ def _check_splits(found: Found, kept: Kept, counts: dict[str, int], split: Split
         )
     enough = math.ceil(5 / min(split.train, split.validation, split.test))
     raise WorkFailed(
-        f"{len(kept.items)} distinct image(s) among {len(found.paths)} in {source.path} are too few: training, "
-        f"validation and test need at least one each and got {got}. "
+        f"{counted(len(kept.items), 'distinct image')} among {len(found.paths):,} in {source.path} will not do: "
+        f"training, validation and test need at least one each and got {got}. "
         f"Three are the least, about {enough} are safe with these shares: add images, or change prepare.split."
     )

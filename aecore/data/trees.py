@@ -24,6 +24,7 @@ from aecore.config import UserError
 from aecore.data.attributes import is_table, read_attributes
 from aecore.data.decode import SUFFIXES
 from aecore.data.entry import Entry, Source, SplitFolders, Unreadable, rejected
+from aecore.data.given import ARCHIVE_SUFFIXES
 from aecore.data.layout import taken_for_splits, top_folders
 from aecore.data.listing import hidden, size_of, walk
 
@@ -54,7 +55,6 @@ UNREAD_SUFFIXES = frozenset(
     )
 )
 """Images by their name, in formats that are not read: rejected, and counted as such."""
-ARCHIVE_SUFFIXES = (".zip", ".tar", ".tar.gz", ".tgz", ".tar.xz", ".txz", ".tar.bz2", ".tbz2")
 COMPRESSIONS = {b"\x1f\x8b": gzip.GzipFile, b"BZh": bz2.BZ2File, b"\xfd7zXZ\0": lzma.LZMAFile}
 """How a compressed tar begins."""
 ARCHIVE_ERRORS = (zipfile.BadZipFile, tarfile.TarError, zlib.error, lzma.LZMAError, EOFError)
@@ -123,6 +123,8 @@ def archive(path: Path, limit: int, *, batches: bool, split_folders: SplitFolder
     elif path.is_dir():
         raise UserError(f"data.path {path} is a folder; source: archive expects one archive, or with batches: true "
                         "a folder of them (source: folder reads a tree of images).")  # fmt: skip
+    elif not path.is_file():
+        raise UserError(f"{path} is neither a file nor a folder; source: archive expects a zip or tar file.")
     else:
         files = [path]
         if not zipfile.is_zipfile(path):

@@ -31,14 +31,17 @@ from tqdm import tqdm
 
 from aecore import artifact
 from aecore.config import UserError, WorkFailed
+from aecore.counted import counted
 from aecore.data.decode import Decoded, Undecodable, decode
 from aecore.data.entry import printable
+from aecore.data.given import check_files
 from aecore.data.images import Images
 from aecore.embedding import Encoder
 from aecore.generate import container
 from aecore.generate.container import Contents
 from aecore.generate.quantise import Quantiser, fit
 from aecore.output import tell
+from aecore.search.montage import check_writable
 from aecore.search.searcher import Source
 from aecore.vectors import Embeddings
 
@@ -53,8 +56,8 @@ def compress(paths: Sequence[str], out: Path, bits: int = 8, as_json: bool = Fal
     Raises UserError for bits outside 2…8, an `out` that is no place for an .aec file, two images of one name, and a
     file that is no image; WorkFailed for artefacts that do not belong together.
     """
-    if out.suffix != SUFFIX or out.is_dir() or not out.parent.is_dir():
-        raise UserError(f"{out} cannot be written: give -o a name that ends in {SUFFIX}, in a folder that exists.")
+    check_writable(out, (SUFFIX,))
+    check_files(paths, many=": name the files in it, as in FOLDER/*.jpg")
     names = stored_names(paths)
     source = Source.find(root)
     print(f"aecore compress: by the model of {source}", file=sys.stderr)
@@ -97,8 +100,7 @@ def compress(paths: Sequence[str], out: Path, bits: int = 8, as_json: bool = Fal
           f"{_decibel(psnr(float(each[worst])))} dB, {printable(paths[worst])}")  # fmt: skip
     height, width = encoder.shape[1:]
     if reduced := sum(size != (width, height) for size in given):
-        print(f"{reduced:,} of these pictures were brought to the model's {width} x {height} first, "
-              "and are kept at that size.")  # fmt: skip
+        print(f"Brought to the model's {width} x {height} first, and kept at that size: {counted(reduced, 'picture')}.")
 
 
 def decompress(file: Path, folder: Path, as_json: bool = False, root: Path = Path()) -> None:
@@ -109,6 +111,8 @@ def decompress(file: Path, folder: Path, as_json: bool = False, root: Path = Pat
     """
     if folder.name in ("", "..") or (folder.exists() and (not folder.is_dir() or any(folder.iterdir()))):
         raise UserError(f"{folder} is there already and not an empty folder: give -o a new one.")
+    if file.exists() and not file.is_file():
+        raise UserError(f"{file} is no file: give an {SUFFIX} file that `python -m aecore compress` wrote.")
     try:
         data = file.read_bytes()
     except OSError as error:

@@ -13,9 +13,11 @@ from matplotlib.figure import Figure
 from aecore.config import UserError
 from aecore.data.decode import decode
 from aecore.data.entry import printable
+from aecore.data.given import check_files
 from aecore.embedding import Encoder
 from aecore.generate import sheet
 from aecore.generate.sheet import ACCENT, GREY, Sheet, short
+from aecore.search.montage import check_writable
 from aecore.search.searcher import Searcher, Source
 
 SPHERICAL = ("variational", "wasserstein")
@@ -89,13 +91,14 @@ def draw(ways: Sequence[Way]) -> Figure:
 
 
 def run(a: str, b: str, steps: int, picture: Path, root: Path = Path()) -> None:
-    """Draw the way from `a` to `b`, each an image file or the id of an indexed image, into the PNG `picture`.
+    """Draw the way from `a` to `b`, each an image file or the id of an indexed image, into the file `picture`.
 
     Raises UserError for fewer than 2 steps, what is neither a file nor an id, and a picture that cannot be written.
     """
     if steps < 2:
         raise UserError(f"--steps is {steps}; expected 2 or more: both images are among them.")
-    sheet.check(picture)
+    check_writable(picture)
+    check_files([name for name in (a, b) if _is_file(name)])
     source = Source.find(root)
     print(f"aecore interpolate: asking {source}", file=sys.stderr)
     encoder = Encoder.load(source.path("model"), "cpu")
@@ -104,9 +107,14 @@ def run(a: str, b: str, steps: int, picture: Path, root: Path = Path()) -> None:
     print(picture)
 
 
+def _is_file(name: str) -> bool:
+    """Whether a name means a file; a number means an id, unless a file is called so."""
+    return Path(name).is_file() or not name.isdecimal()
+
+
 def _end(name: str, source: Source, encoder: Encoder) -> tuple[np.ndarray, str]:
     """The prepared pixels uint8 (C, H, W) of an image file or an id, and what to call it."""
-    if Path(name).is_file() or not name.isdecimal():
+    if _is_file(name):
         encoder.encode_files([name])  # says what is wrong with it
         return decode(Path(name).read_bytes(), encoder.preparation).pixels, printable(Path(name).name)
     collection = Searcher.open(source, encoder.manifest).collection

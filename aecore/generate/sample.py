@@ -29,6 +29,7 @@ from aecore.generate.mixture import fit_mixture, fitted_to
 from aecore.generate.sheet import ACCENT, GREY, INK, Sheet, short
 from aecore.output import tell
 from aecore.search.metric import Metric, codes
+from aecore.search.montage import check_writable
 from aecore.search.searcher import Searcher, Source
 from aecore.vectors import Embeddings
 
@@ -106,14 +107,14 @@ def draw(groups: Mapping[str, Samples], images: Images, unseen: float, across: i
 
 
 def run(count: int, origin: Origin, seed: int, picture: Path, as_json: bool, root: Path = Path()) -> None:
-    """Draw `count` samples into the PNG `picture`, and print what each comes closest to.
+    """Draw `count` samples into the file `picture`, and print what each comes closest to.
 
     Raises UserError for a count below 1, a picture that is a folder, and a prior asked of a bottleneck without one;
     WorkFailed for artefacts that do not belong together.
     """
     if count < 1:
         raise UserError(f"-n is {count}; expected 1 or more.")
-    sheet.check(picture)
+    check_writable(picture)
     source = Source.find(root)
     print(f"aecore sample: asking {source}", file=sys.stderr)
     encoder = Encoder.load(source.path("model"), "cpu")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import os
 from pathlib import Path
 
@@ -10,25 +11,30 @@ from matplotlib.colors import Normalize
 from matplotlib.figure import Figure
 from matplotlib.image import AxesImage
 from matplotlib.patches import Rectangle
+from PIL import Image
 
 from aecore.config import UserError
+from aecore.search.montage import save_picture
 
 INK, GREY, ACCENT = "#222222", "#8a8f98", "#4e79a7"
 DPI = 120
 
 
-def check(path: Path) -> None:
-    """Raise UserError, before any work, where no picture can be written to `path`."""
-    if path.is_dir() or not path.parent.is_dir():
-        raise UserError(f"{path} cannot be written: its folder must exist, and it must not be one itself.")
+MOST = 2**16 - 1
+"""Pixels of a side that matplotlib draws at most."""
 
 
 def save(figure: Figure, path: Path) -> None:
-    """Write a PNG through a temporary sibling; the same figure gives the same bytes."""
+    """Write a figure in the format of its suffix, through a temporary sibling; the same figure gives the same bytes."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    figure.savefig(temporary, format="png", dpi=DPI, facecolor="white", metadata={"Software": "matplotlib"})
-    os.replace(temporary, path)
+    drawn = io.BytesIO()
+    figure.savefig(drawn, format="png", dpi=DPI, facecolor="white", metadata={"Software": "matplotlib"})
+    if path.suffix.lower() == ".png":
+        temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+        temporary.write_bytes(drawn.getvalue())
+        os.replace(temporary, path)
+    else:
+        save_picture(Image.open(drawn).convert("RGB"), path)
 
 
 class Sheet:
@@ -54,6 +60,8 @@ class Sheet:
             max(right + self.pitch[0] - self.GAP + self.MARGIN, 6.6),
             bottom + self.pitch[1] - self.GAP + self.MARGIN,
         )
+        if (side := max(total) * DPI) > MOST:
+            raise UserError(f"the picture would be {side:,.0f} pixels long, and {MOST:,} are the most: ask for fewer.")
         self.figure = Figure(figsize=total)
         self.axes = self.figure.add_axes((0, 0, 1, 1))
         self.axes.set(xlim=(0, total[0]), ylim=(total[1], 0))

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from aecore.config import UserError
+from aecore.counted import counted
 from aecore.data.images import Images
 
 EXACT = 4096
@@ -52,7 +53,8 @@ def fit_pca(batches: Batches, count: int, dim: int, seed: int) -> Pca:
     pixels = mean.size
     if dim > min(count, pixels):
         raise UserError(
-            f"{dim} principal components were asked of {count} images of {pixels} values; lower latent_dim."
+            f"{counted(dim, 'principal component')} were asked of {counted(count, 'image')} of "
+            f"{counted(pixels, 'value')}; lower latent_dim."
         )
     if pixels <= EXACT:
         covariance = np.zeros((pixels, pixels))

@@ -32,6 +32,7 @@ import numpy as np
 
 from aecore import config, tracking
 from aecore.config import Runtime, UserError
+from aecore.counted import counted
 from aecore.output import tell
 from aecore.search.collection import parse_id
 from aecore.search.montage import check_writable
@@ -116,7 +117,7 @@ def run(
         raise UserError("--ids and --all look for very many: --parquet OUT.parquet says where the neighbours go.")
     if k < 1:
         raise UserError(f"-k is {k}; expected 1 or more.")
-    check_writable(parquet)
+    check_writable(parquet, (".parquet", ".pq"))
     queries = Queries([Path(path) for path in images], [parse_id(item_id) for item_id in ids], table, everything)
     queries.check()
     runtime = config.section(Runtime, "run", root / config.PARAMS)
@@ -185,8 +186,8 @@ def _numbers(told: dict[str, Any]) -> dict[str, float]:
 def _sentence(told: dict[str, Any]) -> str:
     block, rejected = told["block"], told["rejected"]["count"]
     return (
-        f"{told['queries']:,} queries{f', {rejected:,} rejected' if rejected else ''}: "
-        f"{told['neighbours']:,} neighbours -> {told['parquet']}\n"
+        f"{counted(told['queries'], 'query', 'queries')}{f', {rejected:,} rejected' if rejected else ''}: "
+        f"{counted(told['neighbours'], 'neighbour')} -> {told['parquet']}\n"
         f"{told['seconds']:.1f} s, of them {told['search_seconds']:.1f} s in the index; "
         f"{told['queries_per_second']:,.0f} queries/s; a block of {block['queries']:,} takes "
         f"{block['p50_ms']:.0f} ms (p50), {block['p95_ms']:.0f} ms (p95)"

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from aecore.config import UserError
+from aecore.counted import counted
 from aecore.search.filters import matching
 from aecore.search.segment import Segment
 
@@ -89,7 +90,7 @@ class Collection:
         position = self.positions(np.array([item_id]))[0] if 0 <= item_id < 2**63 else -1
         if position < 0:
             raise UserError(
-                f"id {item_id} is not among the {self.count:,} indexed images: "
+                f"id {item_id} is not among the {counted(self.count, 'indexed image')}: "
                 "`python -m aecore inspect` lists some, `python -m aecore query IMAGE` finds those like a file."
             )
         return int(position)
@@ -116,15 +117,16 @@ class Collection:
             shown[found[:, 0]] = found[:, 1]
         return shown
 
-    def matching(self, where: str, clusters: np.ndarray | None = None) -> np.ndarray:
+    def matching(self, where: str, clusters: np.ndarray | None = None, more: Sequence[str] = ()) -> np.ndarray:
         """Positions, ascending, of the images that meet the condition `where` (see `aecore.search.filters`).
 
-        `clusters`, int32 by position, is their column `cluster`, if the condition shall know one.
+        `clusters`, int32 by position, is their column `cluster`, if the condition shall know one; `more` are columns
+        that an error lists besides.
         """
         try:
             parts = [matching(table, where) for table in self._tables(clusters, described=True)]
         except UserError:  # it may name what is seldom asked for
-            parts = [matching(table, where) for table in self._tables(clusters)]
+            parts = [matching(table, where, more) for table in self._tables(clusters)]
         starts = self.starts.tolist()
         return self.answering(np.concatenate([start + part for start, part in zip(starts, parts, strict=False)]))
 

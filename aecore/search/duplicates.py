@@ -23,9 +23,10 @@ from PIL import Image
 from tqdm import tqdm
 
 from aecore.config import UserError
+from aecore.counted import counted
 from aecore.output import tell
 from aecore.search import percentile
-from aecore.search.montage import check_writable, draw_montage
+from aecore.search.montage import check_writable, draw_montage, save_picture
 from aecore.search.searcher import Searcher, Source
 
 BLOCK = 1_024
@@ -139,7 +140,7 @@ def run(
     exact = _exact(searcher)
     near = [_told(searcher, positions, longest) for positions, longest in found]
     if montage is not None and near:
-        _drawn(searcher, found[:shown], near[:shown]).save(montage, format="PNG")
+        save_picture(_drawn(searcher, found[:shown], near[:shown]), montage)
         print(f"aecore duplicates: drew {montage}", file=sys.stderr)
     if as_json:
         answer = {
@@ -153,22 +154,25 @@ def run(
         return
     leaks = sum(group["leak"] for group in near)
     images = sum(len(group["images"]) for group in near)
-    print(f"{len(exact):,} images with exact copies, {sum(len(e['copies']) for e in exact):,} copies in all")
-    print(f"{len(near):,} groups of {images:,} near-duplicates within distance {threshold:.6f} ({why})")
+    copies = counted(sum(len(entry["copies"]) for entry in exact), "copy", "copies")
+    print(f"{counted(len(exact), 'image')} with copies equal once prepared, {copies} in all")
+    print(
+        f"{counted(len(near), 'group')} of {counted(images, 'near-duplicate')} within distance {threshold:.6f} ({why})"
+    )
     if not near:
         drawn = "; nothing was drawn" if montage is not None else ""
         print(f"No two images are so near{drawn}: --distance {4 * threshold or 1e-3:.4g} looks further.")
         return
     print(f"{leaks:,} of them have both a training and a test image")
     for number, group in enumerate(near[:shown], start=1):
-        print(f"\n{number}. {len(group['images'])} images, longest link {group['distance']:.6f}"
+        print(f"\n{number}. {counted(len(group['images']), 'image')}, longest link {group['distance']:.6f}"
               + (", training and test" if group["leak"] else ""))  # fmt: skip
         for row in group["images"][: 2 * SHOWN]:
             print(f"{row['id']:>21}  {row['split']:<10}  {row['label_name'] or '':<14}  {row['path']}".rstrip())
         if len(group["images"]) > 2 * SHOWN:
             print(f"{'…':>21}  and {len(group['images']) - 2 * SHOWN:,} more")
     if len(near) > shown:
-        print(f"\n… and {len(near) - shown:,} more groups: -n {len(near)}, or --json")
+        print(f"\n… and {counted(len(near) - shown, 'more group')}: -n {len(near)}, or --json")
 
 
 def _threshold(searcher: Searcher, source: Source, distance: float | None, percent: float | None) -> tuple[float, str]:
@@ -178,7 +182,7 @@ def _threshold(searcher: Searcher, source: Source, distance: float | None, perce
     if percent is not None:
         spread = percentile.spread_of(searcher)
         at = percentile.distance_at(spread, percent / 100)
-        return at, f"which {percent:.9g} % of {spread.pairs:,} random pairs exceed"
+        return at, f"which {percent:.9g} % of {counted(spread.pairs, 'random pair')} exceed"
     resaved = resaved_distance(searcher, source)
     return resaved, f"where {SHARE} % of some images find themselves saved again as JPEG"
 

@@ -12,6 +12,7 @@ import numpy as np
 from aecore import artifact, config
 from aecore.artifact import Manifest
 from aecore.config import Runtime, WorkFailed
+from aecore.counted import counted
 from aecore.data.images import Images
 from aecore.search import kinds, storage
 from aecore.search.filling import add_with_ids, fill
@@ -121,9 +122,10 @@ def build(
             break
     else:
         best = max(tried, key=lambda attempt: float(attempt["recall"]["10"]))
+        found_by = counted(len(measured.positions), measured.split + " query", measured.split + " queries")
         raise WorkFailed(
-            f"recall@10 of the index is {best['recall']['10']} at best ({best['index']}, {len(measured.positions)} "
-            f"{measured.split} queries; tried: {', '.join(attempt['index'] for attempt in tried)}), below "
+            f"recall@10 of the index is {best['recall']['10']} at best ({best['index']}, {found_by}; "
+            f"tried: {', '.join(attempt['index'] for attempt in tried)}), below "
             f"index.min_recall {section.min_recall}: lower that, raise index.memory_mb ({section.memory_mb}), or raise "
             f"index.exact_below ({section.exact_below}) to {count} or more to search exactly."
         )
@@ -185,7 +187,7 @@ def main() -> None:
     manifest = artifact.read_manifest(config.INDEX, "index")
     probing = "" if built.facts["nprobe"] is None else f", nprobe {built.facts['nprobe']}"
     print(
-        f"indexed {images.count:,} images ({section.metric}, {built.facts['index']}{probing}): "
+        f"indexed {counted(images.count, 'image')} ({section.metric}, {built.facts['index']}{probing}): "
         f"recall@10 {built.facts['recall']['10']}; index {manifest.digest[:12]}"
     )
 

@@ -11,6 +11,7 @@ import math
 from typing import Any, NamedTuple
 
 from aecore.config import WorkFailed
+from aecore.counted import counted
 from aecore.search.metric import IndexConfig, Metric
 from aecore.search.storage import exact_index, measure_of
 from aecore.search.vector_index import EXACT
@@ -61,8 +62,8 @@ def possible(count: int, dim: int, training: int, section: IndexConfig) -> list[
     if not fitting:
         least = min(kind.bytes for kind in kinds) * count / 2**20
         raise WorkFailed(
-            f"{count:,} codes of {dim} numbers take {least:.1f} MB at least, index.memory_mb allows "
-            f"{section.memory_mb}: raise it, or lower train.latent_dim."
+            f"{counted(count, 'code')} of {counted(dim, 'number')} cannot take less than {least:.1f} MB, "
+            f"index.memory_mb allows {section.memory_mb}: raise it, or lower train.latent_dim."
         )
     return fitting
 

@@ -1,8 +1,9 @@
-"""Montages: rows of images with a little text beneath each."""
+"""Montages: rows of images with a little text beneath each; and how a picture is written as its name says."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import os
+from collections.abc import Collection, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -17,10 +18,48 @@ CAPTION = 32
 """Pixels beneath an image: two lines."""
 
 
-def check_writable(path: Path | None) -> None:
-    """Raise UserError where a picture asked for cannot be written to `path`; None: none was asked for."""
-    if path is not None and (path.is_dir() or not path.parent.is_dir()):
-        raise UserError(f"{path} cannot be written: its folder must exist, and it must not be one itself.")
+FORMATS: dict[str, tuple[str, dict[str, object], int]] = {
+    ".png": ("PNG", {}, 2**31 - 1),
+    ".jpg": ("JPEG", {"quality": 95}, 65_535),
+    ".jpeg": ("JPEG", {"quality": 95}, 65_535),
+    ".webp": ("WEBP", {"lossless": True}, 16_383),
+}
+"""Suffix of a picture -> what Pillow calls its format, how it is written, and the most pixels that a side may have."""
+
+
+def check_writable(path: Path | None, suffixes: Collection[str] = FORMATS) -> None:
+    """Raise UserError, before any work, where no file of such a name can be written; None: none was asked for."""
+    if path is None:
+        return
+    refused = f"{path} cannot be written:"
+    if path.is_dir():
+        raise UserError(f"{refused} it is a folder; name a file in it.")
+    if not path.parent.is_dir():
+        what = "is no folder" if path.parent.exists() else "is not there; make that folder first"
+        raise UserError(f"{refused} {path.parent} {what}.")
+    if path.suffix.lower() not in suffixes:
+        raise UserError(f"{refused} its name must end in {' or '.join(suffixes)}.")
+    if not os.access(path.parent, os.W_OK):
+        raise UserError(f"{refused} there is no right to write into {path.parent.absolute()}.")
+
+
+def save_picture(image: Image.Image, path: Path) -> None:
+    """Write a grey or RGB picture in the format of its suffix, through a temporary sibling: whole or not there.
+
+    Raises UserError where that format holds no picture so large.
+    """
+    name, options, most = FORMATS[path.suffix.lower()]
+    if max(image.size) > most:
+        raise UserError(
+            f"{path} cannot be written: the picture has {image.width:,} x {image.height:,} pixels, and a "
+            f"{path.suffix} at most {most:,} a side; ask for fewer images, or name a .png."
+        )
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        image.save(temporary, format=name, **options)
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
 
 
 def draw_montage(

@@ -21,8 +21,9 @@ import numpy as np
 from tqdm import tqdm
 
 from aecore.config import UserError
+from aecore.counted import counted
 from aecore.output import tell
-from aecore.search.montage import check_writable, draw_montage
+from aecore.search.montage import check_writable, draw_montage, save_picture
 from aecore.search.searcher import Searcher, Source
 
 if TYPE_CHECKING:
@@ -93,13 +94,13 @@ def run(n: int = 10, as_json: bool = False, montage: Path | None = None, root: P
     )
     if montage is not None:
         shown = np.concatenate([order.distance[:n], order.error[:n]])
-        _drawn(searcher, encoder, shown, [*far, *unlike]).save(montage, format="PNG")
+        save_picture(_drawn(searcher, encoder, shown, [*far, *unlike]), montage)
         print(f"aecore outliers: drew {montage}", file=sys.stderr)
     if as_json:
         answer = {"source": searcher.told(), "metric": searcher.metric, "count": searcher.count}
         tell(answer | {"far": far, "unlike_reconstruction": unlike})
         return
-    print(f"Farthest from their {NEIGHBOURS} nearest, of {searcher.count:,} images:")
+    print(f"Farthest from their {NEIGHBOURS} nearest, of {counted(searcher.count, 'image')}:")
     print(_table(far))
     print("\nLeast like their reconstructions:")
     print(_table(unlike))

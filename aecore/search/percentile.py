@@ -13,6 +13,7 @@ from typing import NamedTuple
 import numpy as np
 
 from aecore.config import UserError
+from aecore.counted import counted
 from aecore.search.metric import Metric, distances
 from aecore.search.searcher import Searcher
 
@@ -95,7 +96,7 @@ def distance_at(spread: Spread, share: float) -> float:
     if not 0 < share <= spread.most:
         raise UserError(
             f"--percentile is {100 * share:.9g}; expected more than 0 and up to {100 * spread.most:.9g}, which is as "
-            f"much as {spread.pairs:,} random pairs can tell. Use --distance for what is nearer still."
+            f"much as {counted(spread.pairs, 'random pair')} can tell. Use --distance for what is nearer still."
         )
     return float(np.interp(1 - share, spread.share, spread.distance))
 

@@ -17,6 +17,7 @@ from tqdm import tqdm
 from aecore.config import UserError
 from aecore.data.entry import Source as Stream
 from aecore.data.entry import printable
+from aecore.data.given import check_sources
 from aecore.data.paths import refused, streams
 from aecore.data.reading import read_all
 from aecore.search.collection import Collection
@@ -73,6 +74,7 @@ class Queries:
         for path in self.images:
             if not path.exists():
                 raise UserError(f"{path} is not there; nothing was looked for.")
+        check_sources(self.images)
         for item_id in self.ids:
             if not 0 <= item_id < 2**63:
                 raise UserError(f"id {item_id} is none: `python -m aecore inspect` lists some.")

@@ -33,13 +33,15 @@ import numpy as np
 
 from aecore import config
 from aecore.config import UserError
+from aecore.counted import counted
 from aecore.data.decode import Preparation, decode
 from aecore.data.entry import printable
+from aecore.data.given import check_files
 from aecore.output import tell
 from aecore.search import percentile
 from aecore.search.collection import parse_id
 from aecore.search.metric import IndexConfig
-from aecore.search.montage import check_writable, draw_montage, picture
+from aecore.search.montage import check_writable, draw_montage, picture, save_picture
 from aecore.search.searcher import Neighbours, Searcher, Source
 
 
@@ -77,6 +79,7 @@ def run(
     if k < 1:
         raise UserError(f"-k is {k}; expected 1 or more.")
     check_writable(montage)
+    check_files(images, many=": `query {} --parquet OUT.parquet` looks for all images in it")
     wanted = [parse_id(item_id) for item_id in ids]
     source = Source.find(root)
     print(f"aecore query: asking {source}", file=sys.stderr)
@@ -86,7 +89,7 @@ def run(
     collection, rows = searcher.collection, _told(searcher, found)
     spread = percentile.spread_of(searcher) if percentiles else None
     if spread is not None:
-        print(f"aecore query: percentiles are of {spread.pairs:,} random pairs of images", file=sys.stderr)
+        print(f"aecore query: percentiles are of {counted(spread.pairs, 'random pair')} of images", file=sys.stderr)
         for row, shares in zip(rows, percentile.closer_than(spread, found.distance), strict=True):
             for neighbour, share in zip(row, shares, strict=True):
                 neighbour["percentile"] = percentile.percent(share)
@@ -96,7 +99,7 @@ def run(
         asked = _asked_pixels(searcher, queries, images, wanted)
         captions = [[[f"{neighbour['similarity']:.3f}", _label(neighbour)] for neighbour in row] for row in rows]
         named = [["query", Path(name).name] for name in queries.names]
-        draw_montage(named, asked, captions, seen).save(montage, format="PNG")
+        save_picture(draw_montage(named, asked, captions, seen), montage)
         print(f"aecore query: drew {montage}", file=sys.stderr)
     if as_json:
         given = [(printable(str(path)), None) for path in images] + [(None, str(item_id)) for item_id in wanted]
@@ -126,12 +129,13 @@ def inspect(item_id: str | None = None, png: Path | None = None, as_json: bool =
 
     Raises UserError for an unknown id, and for a `png` without an id or where it cannot be written.
     """
+    if png is not None and item_id is None:
+        raise UserError("--png needs --id: which image to write.")
+    check_writable(png)
     source = Source.find(root)
     print(f"aecore inspect: asking {source}", file=sys.stderr)
     searcher = Searcher.open(source)
     if item_id is None:
-        if png is not None:
-            raise UserError("--png needs --id: which image to write.")
         facts = searcher.manifest.facts
         if as_json:
             rows = searcher.collection.items(next(searcher.collection.blocks(10)), ["id", "path"])
@@ -139,7 +143,8 @@ def inspect(item_id: str | None = None, png: Path | None = None, as_json: bool =
             told = {"images": searcher.count, "dim": searcher.dim, "metric": facts["metric"], "index": facts["index"]}
             tell({"source": searcher.told(), **told, "first": first})
             return
-        print(f"{searcher.count:,} images in {searcher.dim} dimensions, {facts['metric']}, {facts['index']} search")
+        held = f"{counted(searcher.count, 'image')} in {counted(searcher.dim, 'dimension')}"
+        print(f"{held}, {facts['metric']}, {facts['index']} search")
         if searcher.growth.manifest is not None:
             _tell_growth(searcher, root)
         for row in searcher.collection.items(next(searcher.collection.blocks(10)), ["id", "path"]):
@@ -147,9 +152,8 @@ def inspect(item_id: str | None = None, png: Path | None = None, as_json: bool =
         return
     row = searcher.collection.item(parse_id(item_id))
     if png is not None:
-        check_writable(png)
         position = np.array([searcher.collection.position(row["id"])])
-        picture(searcher.collection.pixels(position)[0]).save(png, format="PNG")
+        save_picture(picture(searcher.collection.pixels(position)[0]), png)
     if as_json:
         tell({"source": searcher.told(), **row, "id": str(row["id"])})
         return
@@ -159,9 +163,13 @@ def inspect(item_id: str | None = None, png: Path | None = None, as_json: bool =
 
 
 def _tell_growth(searcher: Searcher, root: Path) -> None:
-    """Print how the published copy has changed, and whether a rebuild pays."""
+    """Print how the published copy has changed and, where there is a project to rebuild it from, whether that pays."""
     from aecore.search import drift
 
+    if not (root / config.PARAMS).is_file():
+        added, removed = searcher.growth.counts
+        print(f"since it was published {added:,} came and {removed:,} went")
+        return
     section = config.section(IndexConfig, "index", root / config.PARAMS)
     found, (added, removed) = drift.measure(searcher, section), searcher.growth.counts
     print(f"since it was published {added:,} came (segments: {len(searcher.growth.segments)}) and {removed:,} went; "
@@ -179,7 +187,7 @@ def let_through(searcher: Searcher, where: str | None) -> np.ndarray | None:
     if where is None:
         return None
     among = searcher.matching(where)
-    print(f"aecore query: {len(among):,} of {searcher.count:,} images meet {where!r}", file=sys.stderr)
+    print(f"aecore query: {len(among):,} of {counted(searcher.count, 'image')} meet {where!r}", file=sys.stderr)
     if not len(among):
         raise UserError(f"no image meets --where {where!r}.")
     return among

@@ -28,8 +28,9 @@ import numpy as np
 from PIL import Image
 
 from aecore.config import UserError
+from aecore.counted import counted
 from aecore.output import tell
-from aecore.search.montage import check_writable, draw_montage
+from aecore.search.montage import check_writable, draw_montage, save_picture
 from aecore.search.searcher import Searcher, Source
 from aecore.search.subset import Cells, Codes, cells, farthest_first, mean_of, medoids, reach, settled
 
@@ -73,13 +74,13 @@ def run(
         positions = np.concatenate(list(collection.blocks(2**20)))
     else:
         positions = searcher.matching(where)
-        print(f"aecore representatives: {len(positions):,} of {searcher.count:,} images meet {where!r}",
-              file=sys.stderr)  # fmt: skip
+        print(f"aecore representatives: {len(positions):,} of {counted(searcher.count, 'image')} meet "
+              f"{where!r}", file=sys.stderr)  # fmt: skip
         if not len(positions):
             raise UserError(f"no image meets --where {where!r}.")
     count = len(positions)
     if n > count:
-        raise UserError(f"-n is {n:,}, but there are only {count:,} images to represent: lower it.")
+        raise UserError(f"-n is {n:,}, more than the {counted(count, 'image')} to represent: lower it.")
     codes = Codes(lambda places: collection.codes(positions[places]), collection.ids(positions), searcher.metric)
     chosen = choose(codes, n, by)
     chosen = chosen[np.argsort(codes.ids[chosen])]
@@ -90,7 +91,7 @@ def run(
     means, radii = reach(codes, np.stack([rng.choice(count, n, replace=False) for _ in range(SUBSETS)]))
     mean, radius = float(found.distance.mean(dtype=np.float64)), float(found.distance.max())
     if montage is not None:
-        _drawn(searcher, positions, codes.ids, chosen, found, entries).save(montage, format="PNG")
+        save_picture(_drawn(searcher, positions, codes.ids, chosen, found, entries), montage)
         drawn = f", the first {LINES} of {n:,}" if n > LINES else ""
         print(f"aecore representatives: drew {montage}{drawn}", file=sys.stderr)
     if as_json:
@@ -111,8 +112,8 @@ def run(
         }
         tell(answer)
         return
-    print(f"{n:,} images for {count:,}: at mean distance {mean:.4f} from them, {radius:.4f} at most")
-    print(f"{n:,} random ones: {means.mean():.4f}, and {radii.mean():.4f} at most (mean of {SUBSETS} draws)\n")
+    print(f"{counted(n, 'image')} for {count:,}: at mean distance {mean:.4f} from them, {radius:.4f} at most")
+    print(f"{counted(n, 'random one')}: {means.mean():.4f}, and {radii.mean():.4f} at most (mean of {SUBSETS} draws)\n")
     print(_table(entries, count))
 
 

@@ -53,7 +53,10 @@ class Source:
 
     @classmethod
     def find(cls, root: Path = Path()) -> Source:
-        """The published copy where there is one, else the workspace. Raises WorkFailed where `current` dangles."""
+        """The published copy where there is one, else the workspace.
+
+        Raises UserError where `root` is no project, WorkFailed where `current` dangles.
+        """
         current = root / config.SERVING / "current"
         if current.is_dir():
             return cls("published", root / config.SERVING / current.resolve().name)
@@ -61,6 +64,7 @@ class Source:
             raise WorkFailed(
                 f"{current} leads to {current.readlink()}, which is not there: run `python -m aecore publish`."
             )
+        config.check_project(root)
         return cls("workspace", root)
 
     def path(self, kind: str) -> Path:
@@ -144,8 +148,9 @@ class Searcher:
         Where clusters were made of these embeddings, it may name the column `cluster`; an image that was added since
         has that which `Clusters.assign` gives it. Raises UserError for a condition that is none.
         """
-        named = re.search(r"\bcluster\b", where) and (self.source.path("clusters") / artifact.MANIFEST).is_file()
-        return self.collection.matching(where, self.clusters() if named else None)
+        clustered = (self.source.path("clusters") / artifact.MANIFEST).is_file()
+        named = clustered and re.search(r"\bcluster\b", where, re.IGNORECASE)  # SQL's names ignore case
+        return self.collection.matching(where, self.clusters() if named else None, ["cluster"] if clustered else [])
 
     def clusters(self) -> np.ndarray:
         """The cluster of every image by position, int32. Raises as `Clusters.open`, and where others were clustered."""

@@ -19,11 +19,12 @@ from tqdm import tqdm
 from aecore import artifact
 from aecore.config import Runtime, UserError
 from aecore.data.entry import Entry
+from aecore.data.given import ARCHIVE_SUFFIXES
 from aecore.data.images import Images
 from aecore.data.items import deduplicate, pixel_hash
 from aecore.data.reading import read_all
 from aecore.data.removed import Removals, told
-from aecore.data.trees import ARCHIVE_SUFFIXES, archive, files
+from aecore.data.trees import archive, files
 from aecore.embedding import Encoder
 from aecore.search.growth import Growth, segment_path
 from aecore.search.searcher import Source

@@ -15,6 +15,7 @@ import numpy as np
 
 from aecore import config
 from aecore.config import UserError, WorkFailed
+from aecore.counted import counted
 from aecore.data.removed import Removals, Row, told
 from aecore.output import tell
 from aecore.search.growth import growth_folder
@@ -135,7 +136,7 @@ def inspect_removed(as_json: bool = False, root: Path = Path()) -> None:
                  "preparation": rows[0].preparation} for image, rows in images.items()]  # fmt: skip
         tell({"removed": told})
         return
-    print(f"{len(images):,} images were removed, and stay away until `remove --withdraw ID` ({places(root)[0]})")
+    print(f"{counted(len(images), 'removed image')}, to stay away until `remove --withdraw ID` ({places(root)[0]})")
     for image, rows in images.items():
         print(f"{image:>19}  files: {len(rows)}  prepared as {rows[0].preparation}")
 

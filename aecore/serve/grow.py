@@ -28,6 +28,7 @@ from tqdm import tqdm
 
 from aecore import artifact, config
 from aecore.config import Runtime, UserError
+from aecore.counted import counted
 from aecore.data.entry import Source as Stream
 from aecore.data.entry import printable
 from aecore.data.images import Images
@@ -104,7 +105,7 @@ def add(paths: Sequence[str | Path], as_json: bool = False, root: Path = Path())
                         pass
         except BaseException:
             if outcome.added:
-                print(f"aecore add: {outcome.added:,} images were added before this, for good", file=sys.stderr)
+                print(f"aecore add: {counted(outcome.added, 'image')} added before this, for good", file=sys.stderr)
             raise
         searcher = copy.searcher
     if not (outcome.added or outcome.known or outcome.duplicates or outcome.removed):
@@ -125,7 +126,7 @@ def add(paths: Sequence[str | Path], as_json: bool = False, root: Path = Path())
     found = drift.measure(searcher, section, with_recall=False)
     for reason in found.reasons(len(searcher.base.removed) / searcher.base.size):
         print(f"aecore add: a rebuild pays (`dvc repro`, `publish`): {reason}", file=sys.stderr)
-    print(f"added {outcome.added:,} images{f' ({rest})' if rest else ''}; {searcher.count:,} answer now")
+    print(f"added {counted(outcome.added, 'image')}{f' ({rest})' if rest else ''}; {searcher.count:,} answer now")
 
 
 def remove(ids: Sequence[str | int], where: str | None = None, as_json: bool = False, root: Path = Path()) -> None:
@@ -160,7 +161,7 @@ def remove(ids: Sequence[str | int], where: str | None = None, as_json: bool = F
     if as_json:
         tell({"source": searcher.told(), "removed": done + len(gone), "images": searcher.count})
     else:
-        print(f"removed {done + len(gone):,} images; {searcher.count:,} answer now")
+        print(f"removed {counted(done + len(gone), 'image')}; {searcher.count:,} answer now")
 
 
 def withdraw(ids: Sequence[str | int], as_json: bool = False, root: Path = Path()) -> None:
@@ -186,7 +187,9 @@ def withdraw(ids: Sequence[str | int], as_json: bool = False, root: Path = Path(
     if as_json:
         tell({"source": searcher.told(), "withdrawn": withdrawn, "back": back, "images": searcher.count})
     else:
-        print(f"withdrew {withdrawn:,} removals; {back:,} of the images are found again, {searcher.count:,} answer now")
+        print(
+            f"withdrew {counted(withdrawn, 'removal')}; {back:,} of the images found again, {searcher.count:,} answer now"
+        )
 
 
 def _restored(copy: Source, files: frozenset[int]) -> int:

@@ -30,6 +30,7 @@ import numpy as np
 from aecore import artifact, config
 from aecore.artifact import Manifest
 from aecore.config import Runtime, UserError, WorkFailed
+from aecore.counted import counted
 from aecore.data.removed import Removals
 from aecore.embedding import Encoder
 from aecore.search.growth import Growth, growth_folder, sweep, verify
@@ -85,10 +86,10 @@ def publish(root: Path = Path(), leave_behind: bool = False) -> None:
             _switch(serving, "publish", name, previous)
         old = _remove_old(serving)
         added, removed = Growth.read(copy, parts["index"]).counts
-    print(f"published {copy} ({parts['data'].facts['count'] + added - removed:,} images)", end="")
+    print(f"published {copy} ({counted(parts['data'].facts['count'] + added - removed, 'image')})", end="")
     print(f", in place of {previous}" if previous and previous != name else "", end="")
-    print(f"; {carried:,} images that had been added were carried over" if carried else "", end="")
-    print(f"; {gone:,} that had been removed stay away" if gone else "", end="")
+    print(f"; {counted(carried, 'image')} added before and carried over" if carried else "", end="")
+    print(f"; {counted(gone, 'removed image')} kept away" if gone else "", end="")
     print(f"; removed {', '.join(old)}: the last {KEEP} are kept" if old else f"; the last {KEEP} are kept")
 
 
@@ -118,7 +119,7 @@ def _carry_over(
         artifact.write_text(named, "".join(f"{path}\n" for path in behind))
         more = f", and {len(behind) - SHOWN:,} more ({named} has them all)" if len(behind) > SHOWN else f" ({named})"
         told = (
-            f"{len(behind):,} images that had been added to {previous} cannot be encoded for {new.directory.name}, "
+            f"{counted(len(behind), 'image')} added to {previous} cannot be encoded for {new.directory.name}, "
             "which has images of another size, since their files are not where they were, or have changed: "
             f"{', '.join(behind[:SHOWN])}{more}"
         )
@@ -166,7 +167,7 @@ def rollback(root: Path = Path()) -> None:
         _tell_left(serving / now, source)
         _switch(serving, "rollback", before, now)
     print(f"rolled back from {now} to {serving / before}", end="")
-    print(f"; {gone:,} images that had been removed stay away" if gone else "")
+    print(f"; {counted(gone, 'removed image')} kept away" if gone else "")
 
 
 def _tell_left(copy: Path, other: Source) -> None:
@@ -174,7 +175,7 @@ def _tell_left(copy: Path, other: Source) -> None:
     with contextlib.suppress(UserError):  # it is damaged: that is why it is left
         ids = added_ids(copy)
         if len(ids) and (left := int((Searcher.open(other).collection.positions(ids) < 0).sum())):
-            print(f"aecore rollback: {left:,} images that were added to {copy.name} are not in {other.directory}: add "
+            print(f"aecore rollback: {counted(left, 'image')} added to {copy.name}, not in {other.directory}: add "
                   "them again", file=sys.stderr)  # fmt: skip
 
 

@@ -1,23 +1,21 @@
-"""The `tour`: what the pipeline found, on one screen, and what to try next."""
+"""The `tour`: what the pipeline found, on one screen, and what to try next where it stands."""
 
 from __future__ import annotations
 
+from pathlib import Path
+from typing import Any
+
 import numpy as np
 
-from aecore import config
+from aecore import artifact, config
+from aecore.config import UserError
 from aecore.search.searcher import Searcher, Source
 
 ROWS = 10
 """Images shown, one of each label first."""
 NEIGHBOURS = 4
-
-NEXT = """\
-Try next:
-  python -m aecore query PHOTO.png --montage out.png    the nearest images to one of yours
-  python -m aecore query --id {example} --json
-  dvc exp run -S train.recipe=mlp && dvc metrics diff    another autoencoder, measured the same way
-  make ui                                                every run, its curves and reconstructions, in MLflow
-  params.yaml: data.source: folder, data.path: …         your own images"""
+OWN = ("folder", "archive")
+"""Values of `data.source` that mean images of the user's own."""
 
 
 def tour() -> None:
@@ -41,7 +39,47 @@ def tour() -> None:
         print(f"  {item_id:>19}  {_name(searcher, int(item_id)):<14} ->  {shown}")
     page = config.REPORTS / "report.html"
     print(f"\nTo look at: {page} (in a browser; it needs no network)\n" if page.is_file() else "")
-    print(NEXT.format(example=ids[0]))
+    print("Try next:")
+    for command, what in suggestions(source, searcher, int(ids[0])):
+        print(f"  {command:<55} {what}")
+
+
+def suggestions(source: Source, searcher: Searcher, example: int) -> list[tuple[str, str]]:
+    """Commands worth trying where the project stands now, and what each gives; `example` is the id of an image."""
+    params: dict[str, Any] = config.load_yaml(config.PARAMS) if config.PARAMS.is_file() else {}
+    found = [
+        ("python -m aecore query PHOTO.png --montage out.png", "the nearest images to one of yours"),
+        (f"python -m aecore query --id {example} --json", "those of one of these, for a program"),
+    ]
+    if not params:  # a published copy alone
+        return found
+    if source.kind == "workspace":
+        found.append(("python -m aecore publish", "serve a copy that stays whole while you train anew"))
+    elif _made_since(searcher):
+        found.append(("python -m aecore publish", "serve what the workspace holds now, which is newer"))
+    if params.get("data", {}).get("source") not in OWN:
+        found.append(("params.yaml: data.source: folder, data.path: …", "your own images, then `dvc repro`"))
+    elif source.kind == "published":
+        found.append(("python -m aecore add PATH…", "more images, found at once and without a rebuild"))
+    if searcher.base.images.label_names is not None and not (config.REPORTS / "finetune.json").is_file():
+        found.append(("python -m aecore finetune", "what the model is worth where few images have labels"))
+    another = "conv_nearest" if params.get("train", {}).get("recipe") == "mlp" else "mlp"
+    if any((folder / ".git").exists() for folder in (Path.cwd(), *Path.cwd().parents)):
+        change = f"dvc exp run -S train.recipe={another} && dvc metrics diff"
+    else:
+        change = f"params.yaml: train.recipe: {another}, then `dvc repro`"  # `dvc exp` needs git
+    found.append((change, "another autoencoder, measured the same way"))
+    if params.get("tracking", {}).get("mlflow"):
+        found.append(("make ui", "every run, its curves and reconstructions, in MLflow"))
+    return found
+
+
+def _made_since(searcher: Searcher) -> bool:
+    """Whether the workspace holds an index that is not the published one."""
+    try:
+        return artifact.load_manifest(config.INDEX, "index").digest != searcher.manifest.digest
+    except UserError:  # there is none, or none that can be published
+        return False
 
 
 def _one_of_each_label(searcher: Searcher) -> np.ndarray:

@@ -13,6 +13,7 @@ import numpy as np
 import torch
 
 from aecore.config import UserError
+from aecore.counted import counted
 from aecore.data.images import Images
 from aecore.training.ranks import ALONE, Ranks
 
@@ -56,9 +57,8 @@ class Feed:
         """Seconds that steps have waited for images that were not there yet."""
         for what, count in (("train.batch_size is", batch_size), ("there are", len(self.positions))):
             if count < 2 * ranks.size:
-                raise UserError(
-                    f"{what} {count} images for {ranks.size} devices: each needs two images of every batch."
-                )
+                few = f"{what} {counted(count, 'image')} for {counted(ranks.size, 'device')}"
+                raise UserError(f"{few}: each needs two images of every batch.")
         each = math.prod(images.shape)
         self.window: int | None = None
         """Images in a window, whole batches; None where the set is shuffled as a whole."""

@@ -32,6 +32,10 @@ GRID = 8
 """Images in the grid of reconstructions that is logged while training."""
 CELL = 96
 """Pixels: smaller ones are enlarged to about this there."""
+GROWN = 10
+"""A loss that ends at so many times its lowest has not been minimised."""
+GREY = 1
+"""More than any reconstruction loss of plain grey images, a mean over pixels in [0, 1]: BCE gives 0.69, MSE 0.25."""
 
 
 @dataclasses.dataclass
@@ -99,10 +103,11 @@ def fit(
             _record(history, engine, images, totals, seen)
             history.seconds += time.perf_counter() - started
             history.waited += feed.waited - waited
-            if not math.isfinite(history.train_loss[-1] + history.validation_mse[-1]):
+            if told := diverged(history):
                 raise WorkFailed(
-                    f"training stopped in epoch {epoch + 1}: the loss is {history.train_loss[-1]}. "
-                    f"Lower train.learning_rate (it is {train.learning_rate}) or train.clip_norm ({train.clip_norm})."
+                    f"training diverged in epoch {epoch + 1} of {train.epochs}: {told}. Lower train.learning_rate (it "
+                    f"is {train.learning_rate:g}) or train.clip_norm ({train.clip_norm:g})"
+                    + (", or set train.precision: fp32." if precision == "bf16" else ".")
                 )
             if history.best == epoch:
                 best = copy.deepcopy(model.state_dict())
@@ -114,8 +119,44 @@ def fit(
             mse = f"validation MSE {history.validation_mse[-1]:.5f}"
             postfix = f"epoch {epoch + 1}/{train.epochs}, {mse}, waited {history.waited:.1f} s for images"
             bar.set_postfix_str(postfix, refresh=sys.stderr.isatty())
+    if told := grown(history):
+        _say(f"{told}: lower train.learning_rate (it is {train.learning_rate:g}).", ranks)
     model.load_state_dict(best)
     return history
+
+
+def diverged(history: History) -> str:
+    """What of the last epoch is no finite number, and how the training loss went until then; "" while all are.
+
+    The weights may break at the end of an epoch: then its mean loss is still a number, and the validation error is not.
+    """
+    last = {name: values[-1] for name, values in history.curves().items()}
+    names = {"train_loss": "training loss", "validation_mse": "validation MSE"}
+    broken = [f"the {names.get(name, name)} is {value}" for name, value in last.items() if not math.isfinite(value)]
+    if not broken:
+        return ""
+    *before, loss = history.train_loss
+    went = {"in this epoch": loss} if math.isfinite(loss) else {}
+    if before:
+        lowest = int(np.argmin(before))
+        went = {f"in epoch {lowest + 1}": before[lowest], f"in epoch {len(before)}": before[-1]} | went
+    told = ", ".join(f"{value:.4g} {when}" for when, value in went.items())
+    return " and ".join(broken) + (f"; the training loss was {told}" if told else "")
+
+
+def grown(history: History) -> str:
+    """How the training loss grew, where it ended at more than GROWN times its lowest, or above GREY; "" elsewhere."""
+    lowest = int(np.argmin(history.train_loss))
+    painted = history.parts.get("reconstruction", history.train_loss)[-1]
+    if 0 < GROWN * history.train_loss[lowest] < history.train_loss[-1]:
+        told = f"grew from {history.train_loss[lowest]:.4g} in epoch {lowest + 1} to {history.train_loss[-1]:.4g}"
+    elif painted > GREY:
+        told = f"ended at {painted:.4g}"
+    else:
+        return ""
+    beside = "" if painted <= GREY else f", where plain grey images would cost less than {GREY}"
+    kept = f"and the model kept is that of epoch {history.best + 1}"
+    return f"the training loss {told} in epoch {history.epochs}{beside}, {kept}"
 
 
 def make_engine(

@@ -112,11 +112,13 @@ def test_every_recipe_is_judged_by_its_claims(name: str, make: Make) -> None:
     before = [p.clone() for p in case.model.state_dict().values()]
     measured = claims.measure(case)
     assert MADE.get(name, set(measured)) == set(measured)
-    for values in measured.values():
-        numbers = [value for key, value in values.items() if key != "verdict"]
+    told = claims.verdicts(measured, case.recipe)
+    assert set(told) == set(measured)
+    for key, values in measured.items():
+        numbers = list(values.values())
         assert numbers
         assert np.isfinite(numbers).all()
-        assert not re.search(r"nan|inf\b", values["verdict"])
+        assert not re.search(r"nan|inf\b", told[key])
     assert claims.measure(case) == measured  # seeded, and nothing left changed
     assert not any(module.training for module in case.model.modules())
     assert all(torch.equal(a, b) for a, b in zip(before, case.model.state_dict().values(), strict=True))
@@ -317,7 +319,9 @@ def test_evaluate_writes_the_claims_and_a_picture_that_goes_when_nothing_is_undo
     figures = json.loads((config.REPORTS / "metrics.json").read_text())["claims"]
     assert set(figures) == {"checkerboard", "denoising"}
     text = (config.REPORTS / "comparison.md").read_text()
-    assert f"- Denoising: {figures['denoising']['verdict']}.\n" in text
+    told = json.loads((config.REPORTS / "claims.json").read_text())
+    assert set(told) == set(figures)
+    assert f"- Denoising: {told['denoising']}.\n" in text
     assert picture.is_file()
     set_params(train={"recipe": "mlp"})
     for stage in ("train", "embed", "index", "cluster", "map", "evaluate"):

@@ -62,7 +62,7 @@ def test_kmeans_finds_groups_twice_alike(metric: Metric) -> None:
 
 
 def test_more_clusters_than_images() -> None:
-    with pytest.raises(UserError, match=r"cluster\.clusters is 9, but there are only 5 images"):
+    with pytest.raises(UserError, match=r"cluster\.clusters is 9, more than the 5 images"):
         kmeans(np.eye(5, dtype=np.float32), 9, 5, 0, "l2")
 
 
@@ -190,7 +190,7 @@ def test_where_all_is_noise_it_says_what_to_lower() -> None:
     scattered = np.random.default_rng(0).uniform(size=(40, 6)).astype(np.float32)
     with pytest.raises(WorkFailed, match=r"no cluster among 40 images: lower cluster\.min_size, which is 30"):
         density(scattered, 30, "l2")
-    with pytest.raises(UserError, match=r"cluster\.min_size is 41, but there are only 40 images"):
+    with pytest.raises(UserError, match=r"cluster\.min_size is 41, more than the 40 images"):
         density(scattered, 41, "l2")
 
 

@@ -130,10 +130,9 @@ def test_generated_images_and_claims_are_told_as_they_were_measured(workspace: P
         if kind in generated["closest"]:
             expected = [round(generated[figure][kind], 2) for figure in ("frechet", "closest")]
             assert [number(cell) for cell in rows[name.format(pca="PCA-4")]] == expected
-    silent = dataclasses.replace(found, metrics=found.metrics | {"claims": {}})
+    silent = dataclasses.replace(found, claims={})
     assert "What the recipe claims" not in Page(report.write(silent)).text
-    claimed = found.metrics | {"claims": {"checkerboard": {"trained": 1.5, "verdict": "**more than** the images"}}}
-    page = Page(report.write(dataclasses.replace(found, metrics=claimed)))
+    page = Page(report.write(dataclasses.replace(found, claims={"checkerboard": "**more than** the images"})))
     assert "Checkerboard: more than the images." in page.texts("p")
     unjudged = {key: value for key, value in generated.items() if key not in ("frechet", "judge")}
     bare = Page(report.write(dataclasses.replace(found, metrics=found.metrics | {"generation": unjudged})))
@@ -237,7 +236,9 @@ def test_reports_of_other_artefacts_are_refused(set_params: Set, capsys: pytest.
     assert "the reports were measured on clusters" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize(("name", "stage"), [("train", "train"), ("metrics", "evaluate"), ("intervals", "evaluate")])
+@pytest.mark.parametrize(
+    ("name", "stage"), [("train", "train"), ("metrics", "evaluate"), ("intervals", "evaluate"), ("claims", "evaluate")]
+)
 def test_a_report_that_is_missing_or_damaged_names_the_stage(
     name: str, stage: str, workspace: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

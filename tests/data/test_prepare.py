@@ -181,6 +181,23 @@ def test_duplicates_are_aliases_of_the_smallest_id(tmp_path: Path) -> None:
     assert read_manifest(tmp_path / "out", "data").facts["aliases"] == 2
 
 
+def test_the_same_file_again_is_told_from_another_that_becomes_the_same(tmp_path: Path) -> None:
+    source = fill(tmp_path / "in", range(40))
+    alone = str(run(source, tmp_path / "out"))
+    assert alone.endswith("; 0 duplicates, 0 rejected")
+    (source / "copy.png").write_bytes(png(1))
+    assert str(run(source, tmp_path / "out")).endswith("; 1 duplicate, 0 rejected")
+    for name, colour in (("red", (255, 0, 0)), ("grey", (76, 76, 76)), ("blue", (0, 0, 255))):
+        Image.new("RGB", (6, 6), colour).save(source / f"{name}.png")
+    (source / "red again.png").write_bytes((source / "red.png").read_bytes())
+    grey = run(source, tmp_path / "out")  # red and grey are as light as each other, blue is not
+    assert (grey.aliases, grey.repeated) == (3, 2)
+    assert str(grey).endswith("; 2 duplicates, 1 more file with the same pixels once prepared, 0 rejected")
+    colour = run(source, tmp_path / "out", channels=3)
+    assert (colour.aliases, colour.repeated) == (2, 2)
+    assert str(colour).startswith(f"prepared 43 images in {tmp_path / 'out'}: ")
+
+
 def fashion(folder: Path, train: np.ndarray, test: np.ndarray) -> Path:
     folder.mkdir()
     for part, images in (("train", train), ("t10k", test)):
@@ -278,9 +295,9 @@ def test_rejected_files_are_listed_with_their_reason(tmp_path: Path) -> None:
     ("make", "error", "message"),
     [
         (lambda folder: None, UserError, "empty folder"),
-        (lambda folder: (folder / "a.txt").write_text("x"), UserError, "no image in .*1 other files.*a.txt"),
+        (lambda folder: (folder / "a.txt").write_text("x"), UserError, "no image in .*1 other file;.*a.txt"),
         (lambda folder: (folder / "README").write_text("x"), UserError, "no image in"),
-        (lambda folder: (folder / "a.png").write_text("x"), WorkFailed, "1 of 1 images"),
+        (lambda folder: (folder / "a.png").write_text("x"), WorkFailed, "1 of 1 image in"),
         (lambda folder: fill(folder, range(1)), WorkFailed, "1 distinct image.*among 1 in"),
         (lambda folder: [(folder / f"{i}.png").write_bytes(png(0)) for i in range(9)], WorkFailed,
          "1 distinct image.*among 9.*25 are safe"),

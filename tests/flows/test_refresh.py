@@ -81,6 +81,31 @@ def test_help_names_the_choices(project: Path) -> None:
     assert "--no-publish" in shown.stdout
 
 
+def test_outside_a_project_every_flow_says_so_before_a_server_is_started(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    script = """
+import sys
+from flows import queries, refresh, serve
+print(refresh.main([]), queries.main(["a", "--output", "a.parquet"]), serve.main([]))
+try:
+    queries.main(["a", "--output", "a.parquet", "-k", "0"])
+except SystemExit as error:
+    print(error.code)
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", script], capture_output=True, text=True, timeout=100, check=False,
+        env=os.environ | {"PYTHONPATH": str(ROOT)},
+    )  # fmt: skip
+    assert done.stdout == "2 2 2\n2\n"
+    said = "is not here: run this from the project's folder, the one that holds params.yaml."
+    first = [f"refresh: dvc.yaml {said}", f"queries: params.yaml {said}", f"flows.serve: dvc.yaml {said}"]
+    assert done.stderr.splitlines()[:3] == first
+    assert "-k: it is '0'; expected a whole number, 1 or more" in done.stderr
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_serve_without_a_server_says_what_to_do(project: Path) -> None:
     none = run("flows.serve")
     assert (none.returncode, none.stdout) == (2, "")

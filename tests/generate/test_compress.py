@@ -135,7 +135,7 @@ def test_from_the_command_line(workspace: Path, capsys: pytest.CaptureFixture[st
     assert said.err == "aecore compress: by the model of the workspace's artefacts\n"
     assert f"bytes           {OUT.stat().st_size:,} (header 36, table 40, names " in said.out
     assert "int4 codes" in said.out
-    assert "1 of these pictures were brought to the model's 12 x 12 first" in said.out
+    assert "Brought to the model's 12 x 12 first, and kept at that size: 1 picture.\n" in said.out
     assert cli.main(["decompress", str(OUT), "-o", "new/back"]) == 0
     assert f"images          {len(pictures()) + 1} of 12 x 12, grey" in capsys.readouterr().out
     assert seen("new/back/photo.png").shape == (12, 12)
@@ -185,10 +185,15 @@ def test_the_published_model_compresses_and_either_decompresses(
     assert len(list(Path("by_workspace").iterdir())) == 2
 
 
-@pytest.mark.parametrize("bad", ["a.png", "missing/a.aec", "folder.aec"])
-def test_a_place_that_cannot_be_written_is_refused(bad: str, workspace: Path) -> None:
+@pytest.mark.parametrize(("bad", "why"), [
+    ("a.png", r"its name must end in \.aec"),
+    ("missing/a.aec", "missing is not there; make that folder first"),
+    ("params.yaml/a.aec", "params.yaml is no folder"),
+    ("folder.aec", "it is a folder; name a file in it"),
+])  # fmt: skip
+def test_a_place_that_cannot_be_written_is_refused(bad: str, why: str, workspace: Path) -> None:
     Path("folder.aec").mkdir()
-    with pytest.raises(UserError, match=f"{bad} cannot be written: give -o a name that ends in .aec"):
+    with pytest.raises(UserError, match=f"^{bad} cannot be written: {why}"):
         compress(pictures()[:1], Path(bad))
 
 

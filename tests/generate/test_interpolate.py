@@ -69,7 +69,7 @@ def test_the_command_takes_files_and_ids(workspace: Path, capsys: pytest.Capture
         (["nowhere.png", "{id}"], "nowhere.png cannot be opened"),
         (["{id}", "12"], "id 12 is not among the"),
         (["params.yaml", "{id}"], "params.yaml cannot be read as an image"),
-        (["{id}", "{id}", "--steps", "1"], "--steps is 1; expected 2 or more"),
+        (["{id}", "{id}", "--steps", "1"], "--steps is 1; expected 2 to 600"),
         (["{id}", "{id}", "-o", "nowhere/out.png"], "nowhere/out.png cannot be written"),
     ],
 )

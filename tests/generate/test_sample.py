@@ -63,7 +63,7 @@ def test_the_picture_is_the_same_twice_and_another_with_another_seed(
     ("arguments", "message"),
     [
         (["--from", "prior"], "the bottleneck of the model at models/autoencoder is plain"),
-        (["-n", "0"], "-n is 0; expected 1 or more"),
+        (["-n", "0"], "-n is 0; expected 1 to 2000"),
         (["-o", "data"], "data cannot be written"),
     ],
 )

@@ -160,7 +160,7 @@ def test_the_first_rejected_are_named_and_an_old_list_goes(workspace: Path, caps
     out, err = capsys.readouterr()
     assert re.findall(r"passed over (\S+):", err) == [f"mixed/broken{number:02d}.png" for number in range(10)]
     assert "near.rejected.parquet lists all 12" in err
-    assert out.startswith("1 queries, 12 rejected: 10 neighbours -> near.parquet\n")
+    assert out.startswith("1 query, 12 rejected: 10 neighbours -> near.parquet\n")
     assert "queries/s; a block of 1 takes" in out
     assert Path("near.rejected.parquet").exists()
     run(["mixed/a.png"], [], OUT)

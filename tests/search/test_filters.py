@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -48,6 +49,24 @@ ITEMS = pa.table(
 )
 def test_conditions_let_through_what_they_say(where: str, positions: list[int]) -> None:
     assert matching(ITEMS, where).tolist() == positions
+
+
+def test_a_condition_that_is_none_lists_every_column_cluster_too(
+    workspace: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    known = str(searching.Searcher.open(Source.find()).base.ids[0])
+    assert cli.main(["publish"]) == 0
+    capsys.readouterr()
+    for command in (["query", "--id", known], ["query", "--all", "--parquet", "o.parquet"], ["representatives"],
+                    ["remove"]):  # fmt: skip
+        assert cli.main([*command, "--where", "clustre = 1"]) == 2
+        error = capsys.readouterr().err
+        assert re.search(r"no condition over the images: .*[^.!]\. Columns: id, .*, cluster\.\n$", error), command
+    assert cli.main(["query", "--id", known, "-k", "3", "--where", "CLUSTER >= 0"]) == 0  # SQL's names ignore case
+    shutil.rmtree("serving")
+    shutil.rmtree(config.CLUSTERS)
+    assert cli.main(["query", "--id", known, "--where", "clustre = 1"]) == 2
+    assert "cluster." not in capsys.readouterr().err
 
 
 @given(st.lists(st.one_of(st.none(), st.integers(-3, 3)), max_size=30), st.integers(-3, 3))

@@ -229,10 +229,10 @@ def test_the_command(workspace: Path, capsys: pytest.CaptureFixture[str]) -> Non
 
 @pytest.mark.parametrize(("arguments", "message"), [
     (["-n", "0"], "-n is 0; expected 1 or more"),
-    (["-n", "151"], "-n is 151, but there are only 150 images"),
+    (["-n", "151"], "-n is 151, more than the 150 images"),
     (["--where", "label_name = 'dog'"], "no image meets --where"),
     (["--where", "lable = 1"], "Columns: id"),
-    (["-n", "51", "--where", "label_name = 'disc'"], "only 50 images"),
+    (["-n", "51", "--where", "label_name = 'disc'"], "more than the 50 images"),
     (["--montage", "nowhere/out.png"], "cannot be written"),
 ])  # fmt: skip
 def test_wrong_requests(

@@ -168,7 +168,7 @@ def test_removed_images_are_not_found_and_may_come_back(published: Source, capsy
     add(["more", "data/raw/shapes"])
     assert "(148 there already, 10 removed before); 148 answer now" in capsys.readouterr().out
     withdraw([str(i) for i in base])
-    assert "withdrew 3 removals; 3 of the images are found again" in capsys.readouterr().out
+    assert "withdrew 3 removals; 3 of the images found again" in capsys.readouterr().out
     withdraw([row.id for row in forget.listed(Path()).rows])
     add(["more", "data/raw/shapes"])
     assert Searcher.open(published).count == before
@@ -231,7 +231,7 @@ def test_what_interrupts_it_is_told_with_what_was_added(
     with pytest.raises(OSError, match="No space"):
         add(["more"])
     added = 8 if where == "append" else 12  # it is full when segments are merged: the images are in
-    assert f"{added} images were added before this, for good" in capsys.readouterr().err
+    assert f"{added} images added before this, for good" in capsys.readouterr().err
     assert Searcher.open(published).count == before + added
 
 
@@ -314,7 +314,7 @@ def test_growth_belongs_to_its_copy(published: Source, set_params: Any, capsys: 
         assert cli.main([stage]) == 0
     capsys.readouterr()
     publish()
-    assert "3 images that had been added were carried over" in capsys.readouterr().out
+    assert "3 images added before and carried over" in capsys.readouterr().out
     assert Searcher.open(Source.find()).count == grown
     rollback()
     assert Searcher.open(Source.find()).count == grown

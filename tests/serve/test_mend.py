@@ -63,7 +63,7 @@ def test_publishing_again_mends_what_is_damaged(
         assert said.err == ""
     elif harm == "tombstones":
         assert count == before - 2  # the list of what was removed says them
-        assert "; 2 that had been removed stay away" in said.out
+        assert "; 2 removed images kept away" in said.out
     elif harm == "generation":
         assert count == before - 5 - 2
         assert f"moved to serving/grown/{name}.damaged-1" in said.err

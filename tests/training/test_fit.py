@@ -4,6 +4,7 @@ import csv
 import json
 import multiprocessing
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -23,6 +24,7 @@ from aecore.models.pca import fit_pca
 from aecore.training.checkpoint import Checkpoint, checkpoint
 from aecore.training.engine import warmup_and_cosine
 from aecore.training.feed import Feed
+from aecore.training.fit import History, diverged, grown
 
 Set = Callable[..., None]
 
@@ -203,9 +205,54 @@ def test_a_loss_that_is_not_finite_stops_with_a_sentence(workspace: Path, set_pa
     )
     assert cli.main(["train"]) == 1
     message = capsys.readouterr().err.strip().splitlines()[-1]
-    assert "the loss is" in message
-    assert "train.learning_rate" in message
+    assert re.search(r"training diverged in epoch \d of 2: the (training loss|validation MSE) is (nan|inf)", message)
+    assert "Lower train.learning_rate (it is 1e+30) or train.clip_norm (1e+30)." in message
     assert weights() == before
+
+
+NAN, INF = float("nan"), float("inf")
+
+
+@pytest.mark.parametrize(
+    ("losses", "errors", "told"),
+    [
+        ([0.5, 0.25], [0.1, 0.1], ""),
+        ([0.0586], [NAN], "the validation MSE is nan; the training loss was 0.0586 in this epoch"),
+        ([INF], [NAN], "the training loss is inf and the validation MSE is nan"),
+        ([0.5, 0.25, NAN], [0.1, 0.1, NAN], "the training loss is nan and the validation MSE is nan; the training loss "
+         "was 0.25 in epoch 2"),
+        ([0.5, 9e9, 7e30], [0.1, 0.2, NAN], "the validation MSE is nan; the training loss was 0.5 in epoch 1, 9e+09 in "
+         "epoch 2, 7e+30 in this epoch"),
+    ],
+)  # fmt: skip
+def test_a_divergence_is_told_by_what_broke_and_how_it_grew(
+    losses: list[float], errors: list[float], told: str
+) -> None:
+    assert diverged(History(losses, errors, [0.1] * len(losses))) == told
+
+
+def test_a_constraint_that_is_no_number_is_told_by_its_name() -> None:
+    assert diverged(History([0.5], [0.1], [0.1], {"correlation": [NAN]})).startswith("the correlation is nan; ")
+
+
+def test_a_loss_that_grew_is_told(workspace: Path, set_params: Set, capsys: pytest.CaptureFixture[str]) -> None:
+    assert grown(History([0.5, 0.05, 0.4], [0.1, 0.01, 0.1])) == ""
+    assert grown(History([0.5, 0.0, 0.4], [0.1, 0.01, 0.1])) == ""
+    assert grown(History([-0.5, 0.9], [0.1, 0.1])) == ""
+    assert grown(History([0.5, 0.05, 0.6], [0.1, 0.01, 0.1])) == (
+        "the training loss grew from 0.05 in epoch 2 to 0.6 in epoch 3, and the model kept is that of epoch 2"
+    )
+    assert grown(History([9e4, 3e3], [0.1, 0.2])) == (
+        "the training loss ended at 3000 in epoch 2, where plain grey images would cost less than 1, and the model "
+        "kept is that of epoch 1"
+    )
+    assert grown(History([9.0, 8.5], [0.1, 0.1], parts={"reconstruction": [0.2, 0.1], "kl": [30.0, 31.0]})) == ""
+    assert cli.main(["train"]) == 0
+    assert "training loss" not in capsys.readouterr().err
+    set_params(train={"learning_rate": 30.0, "clip_norm": 1e9, "warmup_epochs": 0, "epochs": 3})
+    assert cli.main(["train"]) == 0
+    told = r"the training loss ended at .* in epoch 3, .* is that of epoch \d: lower train.learning_rate \(it is 30\)\."
+    assert re.search(told, capsys.readouterr().err)
 
 
 @pytest.mark.parametrize(
