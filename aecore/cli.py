@@ -8,8 +8,10 @@ import importlib
 import os
 import sys
 from pathlib import Path
+from typing import NoReturn
 
 from aecore.config import UserError
+from aecore.names import legible, tolerate
 
 STAGES = {
     "prepare": ("aecore.data.prepare", "decode, deduplicate and split the images -> data/prepared"),
@@ -30,12 +32,14 @@ STAGES = {
 
 def main(arguments: list[str] | None = None) -> int:
     """Run one command; returns the exit status: 0 done, 1 the work failed, 2 the request was wrong."""
+    for stream in (sys.stdout, sys.stderr):
+        tolerate(stream)
     options = _parser().parse_args(arguments)
     try:
         _run(options)
         sys.stdout.flush()
     except UserError as error:
-        print(f"aecore {options.command}: {error}", file=sys.stderr)
+        print(f"aecore {options.command}: {legible(error)}", file=sys.stderr)
         return error.exit_status
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
@@ -43,7 +47,7 @@ def main(arguments: list[str] | None = None) -> int:
     except OSError as error:
         if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EPERM, errno.EROFS, errno.EIO):
             raise
-        where = f" at {error.filename}" if error.filename else ""
+        where = f" at {legible(error.filename)}" if error.filename else ""
         print(f"aecore {options.command}: {error.strerror}{where}: mend that and run it again; "
               "nothing half-written was kept.", file=sys.stderr)  # fmt: skip
         return 1
@@ -136,8 +140,13 @@ def _run(options: argparse.Namespace) -> None:
         os.execv(sys.executable, [sys.executable, "-m", *server, "--port", str(options.port)])
 
 
+class _Parser(argparse.ArgumentParser):
+    def error(self, message: str) -> NoReturn:
+        super().error(legible(message))  # it quotes what was given
+
+
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
+    parser = _Parser(
         prog="python -m aecore",
         description="From a pile of images to a versioned visual search. `dvc repro` runs the stages; each may also be "
         "run alone. Stages read params.yaml and take no other argument.",

@@ -12,7 +12,7 @@ from aecore.cli import STAGES
 
 ROOT = Path(__file__).parents[1]
 ORDER = [
-    {"config", "artifact"},
+    {"config", "artifact", "names", "lettering"},
     {"tracking"},
     {"data"},
     {"models"},

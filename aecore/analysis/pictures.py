@@ -110,9 +110,9 @@ def draw_clusters(images: Images, directory: Path) -> Figure:
         members = np.flatnonzero(cluster == entry["cluster"])
         nearest = members[np.lexsort((ids[members], distance[members]))[:MEMBERS]]
         rows.append(images.rows(nearest))
-        caption = f"{entry['size']:,} images"
+        caption = [f"{entry['size']:,} images"]
         if entry.get("purity") is not None:
-            caption += f"\n{entry['purity']:.0%} {entry['label_name']}"
+            caption.append(f"{entry['purity']:.0%} {entry['label_name']}")
         captions.append(caption)
     of = f"the {len(rows)} largest of {len(table):,} clusters" if len(table) > len(rows) else f"{len(table)} clusters"
     return figures.clusters(rows, captions, f"{of[0].upper()}{of[1:]}: the most typical image and the next nearest")

@@ -33,6 +33,7 @@ import numpy as np
 
 from aecore import config, tracking
 from aecore.config import Runtime, UserError
+from aecore.names import legible
 from aecore.search.collection import parse_id
 from aecore.search.montage import check_writable
 from aecore.search.queries import Block, Queries, Rejected
@@ -143,9 +144,12 @@ def run(
         told = outcome.told(time.perf_counter() - begun, listed)
         record.log(_numbers(told))
     for one in outcome.rejected[:NAMED]:
-        print(f"aecore query: passed over {one}", file=sys.stderr)
+        print(f"aecore query: passed over {legible(one)}", file=sys.stderr)
     if listed:
-        print(f"aecore query: {listed} lists all {len(outcome.rejected):,} that were passed over", file=sys.stderr)
+        print(
+            f"aecore query: {legible(listed)} lists all {len(outcome.rejected):,} that were passed over",
+            file=sys.stderr,
+        )
     told = {"parquet": str(parquet), **about, **told, "mlflow_run": record.id or None}
     print(json.dumps(told, indent=2, allow_nan=False) if as_json else _sentence(told))
 
@@ -183,7 +187,7 @@ def _sentence(told: dict[str, Any]) -> str:
     block, rejected = told["block"], told["rejected"]["count"]
     return (
         f"{told['queries']:,} queries{f', {rejected:,} rejected' if rejected else ''}: "
-        f"{told['neighbours']:,} neighbours -> {told['parquet']}\n"
+        f"{told['neighbours']:,} neighbours -> {legible(told['parquet'])}\n"
         f"{told['seconds']:.1f} s, of them {told['search_seconds']:.1f} s in the index; "
         f"{told['queries_per_second']:,.0f} queries/s; a block of {block['queries']:,} takes "
         f"{block['p50_ms']:.0f} ms (p50), {block['p95_ms']:.0f} ms (p95)"

@@ -24,6 +24,7 @@ from PIL import Image
 from tqdm import tqdm
 
 from aecore.config import UserError
+from aecore.names import legible, ljust
 from aecore.search import percentile
 from aecore.search.montage import check_writable, draw_montage
 from aecore.search.searcher import Searcher, Source
@@ -140,7 +141,7 @@ def run(
     near = [_told(searcher, positions, longest) for positions, longest in found]
     if montage is not None and near:
         _drawn(searcher, found[:shown], near[:shown]).save(montage, format="PNG")
-        print(f"aecore duplicates: drew {montage}", file=sys.stderr)
+        print(f"aecore duplicates: drew {legible(montage)}", file=sys.stderr)
     if as_json:
         answer = {
             "source": searcher.told(),
@@ -164,7 +165,8 @@ def run(
         print(f"\n{number}. {len(group['images'])} images, longest link {group['distance']:.6f}"
               + (", training and test" if group["leak"] else ""))  # fmt: skip
         for row in group["images"][: 2 * SHOWN]:
-            print(f"{row['id']:>21}  {row['split']:<10}  {row['label_name'] or '':<14}  {row['path']}".rstrip())
+            label = ljust(legible(row["label_name"] or ""), 14)
+            print(f"{row['id']:>21}  {row['split']:<10}  {label}  {legible(row['path'])}".rstrip())
         if len(group["images"]) > 2 * SHOWN:
             print(f"{'…':>21}  and {len(group['images']) - 2 * SHOWN:,} more")
     if len(near) > shown:

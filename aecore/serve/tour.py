@@ -5,11 +5,14 @@ from __future__ import annotations
 import numpy as np
 
 from aecore import config
+from aecore.names import columns, cut, legible, ljust
 from aecore.search.searcher import Searcher, Source
 
 ROWS = 10
 """Images shown, one of each label first."""
 NEIGHBOURS = 4
+NAME = 32
+"""Columns of a name at most: what matters here is one screen."""
 
 NEXT = """\
 Try next:
@@ -29,7 +32,9 @@ def tour() -> None:
     searcher = Searcher.open(source)
     comparison = config.REPORTS / "comparison.md"
     if comparison.is_file():
-        print(comparison.read_text().split("\n\n")[0], end="\n\n")  # the table; the rest is for reading at leisure
+        print(
+            comparison.read_text(encoding="utf-8").split("\n\n")[0], end="\n\n"
+        )  # the table; the rest is for reading at leisure
 
     positions = _one_of_each_label(searcher)
     ids = searcher.collection.ids(positions)
@@ -38,7 +43,7 @@ def tour() -> None:
     for item_id, neighbours, similarity in zip(ids, found.ids, found.similarity, strict=True):
         others = [(n, s) for n, s in zip(neighbours, similarity, strict=True) if n != item_id][:NEIGHBOURS]
         shown = ", ".join(f"{_name(searcher, int(n))} {s:.2f}" for n, s in others)
-        print(f"  {item_id:>19}  {_name(searcher, int(item_id)):<14} ->  {shown}")
+        print(f"  {item_id:>19}  {ljust(_name(searcher, int(item_id)), 14)} ->  {shown}")
     page = config.REPORTS / "report.html"
     print(f"\nTo look at: {page} (in a browser; it needs no network)\n" if page.is_file() else "")
     print(NEXT.format(example=ids[0]))
@@ -56,4 +61,4 @@ def _one_of_each_label(searcher: Searcher) -> np.ndarray:
 
 def _name(searcher: Searcher, item_id: int) -> str:
     item = searcher.collection.item(item_id)
-    return str(item["label_name"] or item["path"])
+    return cut(legible(item["label_name"] or item["path"]), lambda some: columns(some) <= NAME)
