@@ -22,6 +22,9 @@ BREAKS = " _-/.,:"
 LEADING = 1.25
 """Of a line, in sizes of its letters."""
 
+ROUNDED = 1.04
+"""Letters are a little wider than they say where they are rounded to pixels."""
+
 
 class Font(NamedTuple):
     """A font that is here."""
@@ -116,4 +119,4 @@ def _advance(character: str) -> float:
     from PIL import ImageFont
 
     ((_, path),) = runs(character)
-    return float(ImageFont.truetype(path, 100).getlength(character)) / 100
+    return ROUNDED * float(ImageFont.truetype(path, 100).getlength(character)) / 100

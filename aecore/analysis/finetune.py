@@ -113,7 +113,7 @@ def verdicts(result: Mapping[str, Any]) -> list[str]:
                  -1: "**Pretraining harms**"}[row["differences"]["scratch"]["verdict"]]  # fmt: skip
         parts = [f"{verb} {'; '.join(sides[side])}" for side, verb in
                  ((1, "beats"), (0, "cannot be told apart from"), (-1, "**loses to**")) if sides[side]]  # fmt: skip
-        lines.append(f"{helps} at {row['labels']:,} labels a class: fine-tuned, it {', '.join(parts)}.")
+        lines.append(f"{helps} at {_labels(row['labels'])} a class: fine-tuned, it {', '.join(parts)}.")
     return lines
 
 
@@ -121,7 +121,7 @@ def text(result: Mapping[str, Any]) -> str:
     """The result for a person."""
     seeds, images = len(result["seeds"]), result["images"]
     over = f"mean ± standard deviation over {seeds} seeds" if seeds > 1 else "one seed"
-    left = [f"- {row['labels']:,} labels a class: left out, for {row['reason']}." for row in result["left_out"]]
+    left = [f"- {_labels(row['labels'])} a class: left out, for {row['reason']}." for row in result["left_out"]]
     return "\n".join([
         f"Accuracy on {images['test']:,} test images, {over}; in brackets 95 % intervals (paired bootstrap of the "
         "images).",
@@ -204,6 +204,10 @@ def _parts(images: Images) -> tuple[np.ndarray, np.ndarray, Part, Part]:
     classes = np.unique(labels[split["train"]])
     if len(classes) < 2:
         raise UserError("all labelled training images show the same: there is nothing to tell apart.")
+    for name in ("validation", "test"):
+        if not np.isin(labels[split[name]], classes).any():
+            raise UserError(f"no image of the {name} split has a label that a training image has: there is nothing to "
+                            "measure. Let images share labels.")  # fmt: skip
     most = min(QUERIES, HELD // 4 // math.prod(images.shape))
     validation, test = (
         _part(images, smallest(split[name], images.ids(), most), classes) for name in ("validation", "test")
@@ -223,9 +227,10 @@ def _affordable(
     """The numbers of labels a class that can be had, and the others with the reason. Raises UserError if none can."""
     counts = np.bincount(np.asarray(images.labels())[positions])[classes]
     few, names = int(counts.argmin()), images.label_names or []
+    shows = "image shows" if counts[few] == 1 else "images show"
     most = HELD // (math.prod(images.shape) * len(classes))
     reasons = {
-        each: f"only {counts[few]:,} labelled training images show {names[classes[few]]!r}"
+        each: f"only {counts[few]:,} labelled training {shows} {names[classes[few]]!r}"
         if each > counts[few]
         else f"its pixels would take more than {HELD * 4 / 2**30:g} GiB"
         for each in asked
@@ -233,9 +238,13 @@ def _affordable(
     }
     if len(reasons) == len(asked):
         raise UserError(
-            f"{asked[0]:,} labels a class cannot be had, for {reasons[asked[0]]}: ask for fewer by --labels."
+            f"{_labels(asked[0])} a class cannot be had, for {reasons[asked[0]]}: ask for fewer by --labels."
         )
     return [each for each in asked if each not in reasons], [{"labels": k, "reason": v} for k, v in reasons.items()]
+
+
+def _labels(count: int) -> str:
+    return f"{count:,} label{'s' * (count != 1)}"
 
 
 def _figure(result: Mapping[str, Any]) -> Figure:

@@ -48,7 +48,7 @@ def keys(found: Findings) -> list[Key]:
 def lead(found: Findings) -> list[str]:
     """Two paragraphs: what this is, and who wins."""
     facts, recipe = found.manifests["data"].facts, found.model["training"]["recipe"]
-    labels = "Labels measured it and trained nothing. " if facts["labels"] else ""
+    labels = "Labels measured it and trained nothing. " if "knn" in found.measured else ""
     return [
         f"From {facts['splits']['train']:,} images the autoencoder `{recipe}` learned to write an image as "
         f"{found.dim:,} numbers, alike for images that look alike. {labels}What that is worth is measured on test "

@@ -154,7 +154,7 @@ def table(found: Sequence[Mapping[str, Mapping[str, Any]]], unseen: float) -> li
     lines = [["sample", "nearest by code", "distance", "nearest by pixels", "of an unseen image's"]]
     for number, sample in enumerate(found, start=1):
         code, near = sample["by_code"], sample["by_pixels"]
-        called = [f"{item['id']} {item['label_name'] or item['path']}" for item in (code, near)]
+        called = [f"{item['id']} {legible(item['label_name'] or item['path'])}" for item in (code, near)]
         lines.append([
             str(number), called[0], f"{code['distance']:.4f}", called[1], f"{near['distance'] / unseen:.2f}"
         ])  # fmt: skip

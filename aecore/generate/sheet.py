@@ -112,7 +112,7 @@ class Sheet:
         self._write(left - 0.1, top + self.size[1] / 2, "\n".join(texts), "name", INK, "right", "center")
 
     def _headed(self, name: str) -> str:
-        return lettering.fitted(name, 72 * self.size[0], SIZES["heading"], MOST)
+        return lettering.fitted(name, 72 * (self.size[0] + self.GAP), SIZES["heading"], MOST)
 
     def _line(self, kind: str) -> float:
         """Inches from a line of words to the next."""

@@ -112,8 +112,9 @@ def run(
         }
         print(json.dumps(answer, indent=2, allow_nan=False))
         return
-    print(f"{n:,} images for {count:,}: at mean distance {mean:.4f} from them, {radius:.4f} at most")
-    print(f"{n:,} random ones: {means.mean():.4f}, and {radii.mean():.4f} at most (mean of {SUBSETS} draws)\n")
+    some = "s" * (n != 1)
+    print(f"{n:,} image{some} for {count:,}: at mean distance {mean:.4f} from them, {radius:.4f} at most")
+    print(f"{n:,} random one{some}: {means.mean():.4f}, and {radii.mean():.4f} at most (mean of {SUBSETS} draws)\n")
     print(_table(entries, count))
 
 

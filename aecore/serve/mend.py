@@ -14,6 +14,7 @@ from aecore import artifact
 from aecore.artifact import Manifest
 from aecore.config import UserError
 from aecore.data.images import Images
+from aecore.names import legible
 from aecore.search.growth import BASE, Growth, commit, damaged, generation, growth_folder, segment_path
 from aecore.search.vector_index import NONE
 
@@ -41,7 +42,7 @@ def mend(copy: Path, index: Manifest) -> bool:
         print(f"aecore publish: images that had been added to {copy} are lost", end="", file=sys.stderr)
         print(f"; add them again: {named} has {len(paths):,} of their paths" if paths else "", file=sys.stderr)
     if paths:
-        artifact.write_text(named, "".join(f"{path}\n" for path in paths))
+        artifact.write_text(named, "".join(f"{legible(path)}\n" for path in paths))
     again = sum(growth.manifest.facts["removed"][segment] for segment in unknown) if growth.manifest else 0
     if again:
         print(f"aecore publish: {again:,} images that had been removed are found again: remove them again",
