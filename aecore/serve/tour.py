@@ -32,9 +32,8 @@ def tour() -> None:
     searcher = Searcher.open(source)
     comparison = config.REPORTS / "comparison.md"
     if comparison.is_file():
-        print(
-            comparison.read_text(encoding="utf-8").split("\n\n")[0], end="\n\n"
-        )  # the table; the rest is for reading at leisure
+        table = comparison.read_text(encoding="utf-8").split("\n\n")[0]  # the rest is for reading at leisure
+        print(table, end="\n\n")
 
     positions = _one_of_each_label(searcher)
     ids = searcher.collection.ids(positions)
