@@ -13,6 +13,7 @@ from pathlib import Path
 from aecore import config, environment, output
 from aecore.arguments import Parser, real, whole
 from aecore.config import UserError
+from aecore.names import legible, tolerate
 
 STAGES = {
     "prepare": ("aecore.data.prepare", "decode, deduplicate and split the images -> data/prepared"),
@@ -33,6 +34,8 @@ STAGES = {
 
 def main(arguments: list[str] | None = None) -> int:
     """Run one command; returns the exit status: 0 done, 1 the work failed, 2 the request was wrong."""
+    for stream in (sys.stdout, sys.stderr):
+        tolerate(stream)
     try:
         options, unknown = _parser().parse_known_args(arguments)
         if unknown:
@@ -41,7 +44,7 @@ def main(arguments: list[str] | None = None) -> int:
                 "says what there is."
             )
     except UserError as error:
-        print(error, file=sys.stderr)
+        print(legible(error), file=sys.stderr)
         return error.exit_status
     environment.settle()
     try:
@@ -51,7 +54,7 @@ def main(arguments: list[str] | None = None) -> int:
             _run(options)
         print(end="", flush=True)  # what is held back, unless standard output is closed
     except UserError as error:
-        print(f"aecore {options.command}: {error}", file=sys.stderr)
+        print(f"aecore {options.command}: {legible(error)}", file=sys.stderr)
         return error.exit_status
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
@@ -60,7 +63,7 @@ def main(arguments: list[str] | None = None) -> int:
     except OSError as error:
         if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EPERM, errno.EROFS, errno.EIO):
             raise
-        where = f" at {error.filename}" if error.filename else ""
+        where = f" at {legible(error.filename)}" if error.filename else ""
         print(f"aecore {options.command}: {error.strerror}{where}: mend that and run it again; "
               "nothing half-written was kept.", file=sys.stderr)  # fmt: skip
         return 1

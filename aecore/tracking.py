@@ -36,6 +36,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 from aecore.artifact import Manifest, sha256_json
 from aecore.config import STATE, UserError, WorkFailed, require
 from aecore.counted import counted
+from aecore.names import legible
 
 if TYPE_CHECKING:
     import numpy as np
@@ -222,7 +223,7 @@ def run(stage: str, parameters: Mapping[str, Any], tags: Mapping[str, str], conf
 
     digest = sha256_json(parameters)
     all_tags = _origin() | {"aecore.stage": stage, "aecore.params": digest, **tags}
-    params = [Param(key, str(value)) for key, value in _flatten(parameters).items()]
+    params = [Param(key, legible(value)) for key, value in _flatten(parameters).items()]
     with _terminable():
         with _answering(), _lock():
             client, experiment_id = _open(config.experiment)

@@ -104,6 +104,11 @@ def ask(*arguments: str) -> str:
     return done.stdout
 
 
+def legible(text: str) -> str:
+    """`text` on one line, with codes for what would not look like text: `aecore.names`, which flows do not import."""
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
+
+
 def repro(stage: str, tell: Callable[[str], None] = print) -> Result:
     """Bring one `stage` up to date, without those before it; each line of its output goes to `tell`.
 

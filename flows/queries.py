@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 import datetime
+import io
 import re
 import signal
 import sys
@@ -68,12 +69,15 @@ def dated(output: str, when: datetime.datetime) -> str:
 def record(told: dict[str, Any]) -> None:
     """Keep what a batch came to as artifacts of the flow run; what goes wrong here is a warning in the log."""
     try:
-        create_table_artifact(summary(told), key="queries", description=f"The neighbours are in {told['parquet']}")
+        create_table_artifact(
+            summary(told), key="queries", description=f"The neighbours are in {literal(told['parquet'])}"
+        )
         if told["rejected"]["count"]:
             create_table_artifact(
                 [{"query": one["path"] or one["id"], "reason": one["reason"]} for one in told["rejected"]["first"]],
                 key="queries-rejected",
-                description=f"The first that could not be looked for; all are in {told['rejected']['parquet']}",
+                description="The first that could not be looked for; all are in "
+                f"{literal(told['rejected']['parquet'])}",
             )
     except Exception as error:
         get_run_logger().warning("What this run did is not kept as artifacts: %s: %s", type(error).__name__, error)
@@ -110,6 +114,14 @@ def _neighbours(text: str) -> int:
     return int(text)
 
 
+def literal(text: str) -> str:
+    """Markdown that shows `text` as it is: code, whatever it holds."""
+    text = pipeline.legible(text)
+    fence = "`" * (1 + max(map(len, re.findall("`+", text)), default=0))
+    space = " " if "`" in (text[:1], text[-1:]) else ""
+    return f"{fence}{space}{text}{space}{fence}"
+
+
 def main(arguments: list[str] | None = None) -> int:
     """Run the flow once; returns 0, or 1 (2: the request was wrong) after a sentence that says what failed."""
     parser = argparse.ArgumentParser(
@@ -136,8 +148,10 @@ def main(arguments: list[str] | None = None) -> int:
     except CommandFailed as error:
         print(f"queries: {error}", file=sys.stderr)
         return 2 if error.status == 2 else 1
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="backslashreplace")  # a terminal may not be UTF-8, and paths are anything
     for row in summary(told):
-        print(f"{row['what']:<24} {row['value']}")
+        print(f"{row['what']:<24} {pipeline.legible(row['value'])}")
     return 0
 
 

@@ -49,5 +49,5 @@ def plurals(path: Path) -> list[str]:
 
 
 def test_no_number_that_may_be_1_stands_before_a_plural() -> None:
-    files = [path for path in (ROOT / "aecore").rglob("*.py")]
+    files = sorted((ROOT / "aecore").rglob("*.py"))
     assert [said for path in files for said in plurals(path)] == []

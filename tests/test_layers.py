@@ -12,7 +12,7 @@ from aecore.cli import STAGES
 
 ROOT = Path(__file__).parents[1]
 ORDER = [
-    {"config", "artifact", "counted", "environment", "output"},
+    {"config", "artifact", "counted", "environment", "lettering", "names", "output"},
     {"tracking"},
     {"data"},
     {"models"},

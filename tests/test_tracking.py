@@ -261,6 +261,13 @@ def test_what_a_run_records(project: Path, capfd: pytest.CaptureFixture[str]) ->
     assert (metric.key, metric.value, metric.dataset_digest) == ("validation_mse", 0.25, DATA[:32])
 
 
+def test_names_that_are_not_utf_8_are_recorded_as_they_are_told(project: Path) -> None:
+    with tracking.run("query", {"parquet": "caf\udce9.parquet", "where": "a\nb"}, {}, ON):
+        pass
+    (found,) = recorded(project)
+    assert found.data.params == {"parquet": "caf\\xe9.parquet", "where": "a\\nb"}
+
+
 def test_the_commit_is_told_with_what_was_changed(project: Path) -> None:
     def git(*arguments: str) -> str:
         identity = ["-c", "user.name=t", "-c", "user.email=t@example.org"]

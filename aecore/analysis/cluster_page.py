@@ -15,6 +15,7 @@ from aecore.analysis import page
 from aecore.analysis.page import Bars, Key, Link, Section, Strip, Thumb
 from aecore.counted import counted
 from aecore.data.images import Images
+from aecore.names import legible
 from aecore.search.clusters import NOISE
 from aecore.search.montage import picture
 
@@ -139,7 +140,7 @@ def section(
 def title(row: dict[str, Any]) -> str:
     """A cluster's name: its number and, with labels, the commonest."""
     name = row.get("label_name")
-    return f"{row['cluster']} · {name}" if name else f"Cluster {row['cluster']}"
+    return f"{row['cluster']} · {legible(name)}" if name else f"Cluster {row['cluster']}"
 
 
 def label_counts(labels: np.ndarray, names: Sequence[str]) -> list[tuple[str, int]]:
@@ -150,7 +151,7 @@ def label_counts(labels: np.ndarray, names: Sequence[str]) -> list[tuple[str, in
     counts = np.bincount(labels[labels >= 0], minlength=len(names))
     order = [int(label) for label in np.argsort(-counts, kind="stable") if counts[label]]
     named, others = (order, []) if len(order) == LABELS + 1 else (order[:LABELS], order[LABELS:])
-    found = [(names[label], int(counts[label])) for label in named]
+    found = [(legible(names[label]), int(counts[label])) for label in named]
     if others:
         found.append((f"{len(others):,} others", int(counts[others].sum())))
     missing = int((labels < 0).sum())
@@ -166,7 +167,7 @@ def thumbs(images: Images, positions: np.ndarray) -> list[Thumb]:
         small.thumbnail((THUMB, THUMB), Image.Resampling.LANCZOS)
         small.save(file, "PNG", optimize=True)
         said = [row["path"], f"id {row['id']}", *([row["label_name"]] if row["label_name"] else [])]
-        shown.append(Thumb(file.getvalue(), "\n".join(said)))
+        shown.append(Thumb(file.getvalue(), "\n".join(map(legible, said))))
     return shown
 
 

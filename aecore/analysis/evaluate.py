@@ -63,6 +63,8 @@ def report(
             f"Linear SVM (standardised, C = {COST:g}) and random forest ({TREES} trees) learn from "
             f"{counted(parts['taught'], 'labelled training image')}, the same for every column."
         )
+    elif work.images.label_names:
+        how.append("The labels measure nothing: no test image has one that a training image has.")
     exact = "exactly" if work.pca.exact else "by a randomised method, so it may be slightly below the best"
     how.append(f"PCA was computed {exact}. Recall of the index ({facts['index']}) at 10: {facts['recall']['10']:.4f}.")
     lines = [*compare.table(comparison, titles, k), ""]

@@ -8,7 +8,8 @@ import numpy as np
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-from aecore.generate.sheet import GREY, INK, Sheet, short
+from aecore import lettering
+from aecore.generate.sheet import GREY, INK, Sheet
 from aecore.generate.sheet import save as save
 
 RIGHT, WRONG = "#1a9850", "#d73027"
@@ -17,6 +18,8 @@ PALETTE = (
     "#1b3a5c", "#a65e00", "#2e6b27", "#8f1d23", "#6b3f66", "#2f6f6b", "#a3861a", "#c2475b", "#5b4032", "#0e7480",
 )  # fmt: skip
 """A colour each for the twenty commonest groups; the others are grey."""
+LEGEND = 11
+"""Points: the letters of the map's legend."""
 
 
 def reconstructions(
@@ -29,11 +32,11 @@ def reconstructions(
 
     `originals` and each of `rows` (its name, float32 (n, C, H, W) in [0, 1]); `names`: what each image shows.
     """
-    sheet = Sheet(len(rows) + 1, originals, title, cell=1.0, below=0.18)
+    sheet = Sheet(len(rows) + 1, originals, title, cell=1.0, below=0.18, headings=names or ())
     for column, original in enumerate(originals):
         sheet.image(0, column, original)
         if names is not None:
-            sheet.heading(column, short(names[column]), INK)
+            sheet.heading(column, names[column], INK)
         for row, (_, images) in enumerate(rows, start=1):
             sheet.image(row, column, images[column])
             error = float(np.square(images[column] - original).mean())
@@ -55,7 +58,7 @@ def neighbours(queries: np.ndarray, found: np.ndarray, names: Sequence[str] | No
     sheet = Sheet(len(queries), np.concatenate([found[0][:1], found[0]]), title, cell=0.85, below=0.02)
     for row, query in enumerate(queries):
         sheet.image(row, 0, query, INK)
-        sheet.name(row, short(names[row]) if names is not None else f"query {row + 1}")
+        sheet.name(row, names[row] if names is not None else f"query {row + 1}")
         for column, image in enumerate(found[row], start=1):
             sheet.image(row, column, image, GREY if right is None else RIGHT if right[row, column - 1] else WRONG)
     sheet.heading(0, "query", INK)
@@ -74,22 +77,25 @@ def scatter(places: np.ndarray, groups: np.ndarray, names: Sequence[str], title:
     size = float(np.clip(30_000 / max(len(places), 1), 3, 40))
     style = {"s": size, "linewidths": 0, "rasterized": True}
     others = ~np.isin(groups, common)
-    lines = -(-(len(common) + int(others.any())) // 3)
-    side, above, below = 7.2, 0.45, 0.25 + 0.27 * lines
+    across, called = _legend([*([rest] if others.any() else []), *(names[group] for group in sorted(common))])
+    side, above, below = 7.2, 0.45, 0.25 + 0.27 * -(-len(called) // across)
     height = side + above + below
     figure = Figure(figsize=(side, height))
     axes = figure.add_axes((0.005, below / height, 0.99, side / height))
+    drawn = []
     if others.any():
-        axes.scatter(*places[others].T, color=GREY, alpha=0.35, label=rest, **style)  # type: ignore[arg-type]
+        drawn.append(axes.scatter(*places[others].T, color=GREY, alpha=0.35, **style))  # type: ignore[arg-type]
     for colour, group in zip(PALETTE, sorted(common), strict=False):
-        axes.scatter(*places[groups == group].T, color=colour, alpha=0.75, label=short(names[group], 20), **style)  # type: ignore[arg-type]
+        drawn.append(axes.scatter(*places[groups == group].T, color=colour, alpha=0.75, **style))  # type: ignore[arg-type]
     axes.set(xticks=[], yticks=[])
     axes.set_title(title, fontsize=13, color=INK, loc="left")
     axes.spines[:].set_color("#d8dbe0")
     legend = axes.legend(
-        loc="upper left", bbox_to_anchor=(0, -0.015), ncols=3, frameon=False, fontsize=11, borderaxespad=0,
-        handletextpad=0.2, columnspacing=1.5,
+        drawn, ["name"] * len(drawn), loc="upper left", bbox_to_anchor=(0, -0.015), ncols=across, frameon=False,
+        fontsize=LEGEND, borderaxespad=0, handletextpad=0.2, columnspacing=1.5,
     )  # fmt: skip
+    for text, name in zip(legend.get_texts(), called, strict=True):  # a label given above would be read as markup
+        text.set(text=name, parse_math=False, **lettering.style(name))
     for handle in legend.legend_handles:
         if handle is not None:
             handle.set_alpha(1)
@@ -97,13 +103,27 @@ def scatter(places: np.ndarray, groups: np.ndarray, names: Sequence[str], title:
     return figure
 
 
-def clusters(rows: Sequence[np.ndarray], captions: Sequence[str], title: str) -> Figure:
-    """A row a cluster: its medoid, framed, and the nearest others; `rows` uint8 (m, C, H, W), m may differ."""
+def _legend(names: Sequence[str]) -> tuple[int, list[str]]:
+    """Columns of the map's legend, as many as hold its names whole, and the names as they are drawn there."""
+    whole = [lettering.drawable(name) for name in names]
+    for across in (3, 2, 1):
+        width = 72 * (7.1 / across - 0.57)  # beside a mark and the space between columns
+        called = [lettering.fitted(name, width, LEGEND) for name in names]
+        if called == whole:
+            return across, called
+    return 1, called
+
+
+def clusters(rows: Sequence[np.ndarray], captions: Sequence[Sequence[str]], title: str) -> Figure:
+    """A row a cluster: its medoid, framed, and the nearest others; `rows` uint8 (m, C, H, W), m may differ.
+
+    `captions`: what is written before each row, lines.
+    """
     sheet = Sheet(len(rows), max(rows, key=len), title, cell=0.8, below=0.04)
     for row, (images, caption) in enumerate(zip(rows, captions, strict=True)):
         for column, image in enumerate(images):
             sheet.image(row, column, image, INK if column == 0 else None)
-        sheet.name(row, caption)
+        sheet.name(row, *caption)
     sheet.heading(0, "medoid", INK)
     return sheet.figure
 

@@ -207,6 +207,10 @@ def _parts(images: Images) -> tuple[np.ndarray, np.ndarray, Part, Part]:
     classes = np.unique(labels[split["train"]])
     if len(classes) < 2:
         raise UserError("all labelled training images show the same: there is nothing to tell apart.")
+    for name in ("validation", "test"):
+        if not np.isin(labels[split[name]], classes).any():
+            raise UserError(f"no image of the {name} split has a label that a training image has: there is nothing to "
+                            "measure. Let images share labels.")  # fmt: skip
     most = min(QUERIES, HELD // 4 // math.prod(images.shape))
     validation, test = (
         _part(images, smallest(split[name], images.ids(), most), classes) for name in ("validation", "test")
@@ -226,9 +230,10 @@ def _affordable(
     """The numbers of labels a class that can be had, and the others with the reason. Raises UserError if none can."""
     counts = np.bincount(np.asarray(images.labels())[positions])[classes]
     few, names = int(counts.argmin()), images.label_names or []
+    shows = "image shows" if counts[few] == 1 else "images show"
     most = HELD // (math.prod(images.shape) * len(classes))
     reasons = {
-        each: f"the class {names[classes[few]]!r} has only {counted(int(counts[few]), 'labelled training image')}"
+        each: f"only {counts[few]:,} labelled training {shows} {names[classes[few]]!r}"
         if each > counts[few]
         else f"its pixels would take more than {HELD * 4 / 2**30:g} GiB"
         for each in asked
@@ -239,6 +244,10 @@ def _affordable(
             f"{counted(asked[0], 'label')} a class cannot be had, for {reasons[asked[0]]}: ask for fewer by --labels."
         )
     return [each for each in asked if each not in reasons], [{"labels": k, "reason": v} for k, v in reasons.items()]
+
+
+def _labels(count: int) -> str:
+    return f"{count:,} label{'s' * (count != 1)}"
 
 
 def _figure(result: Mapping[str, Any]) -> Figure:

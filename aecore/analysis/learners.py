@@ -47,6 +47,8 @@ def random_forest(seed: int) -> Any:
     return RandomForestClassifier(TREES, random_state=seed, n_jobs=1)
 
 
+MANY = "The number of unique classes is greater than"
+"""What scikit-learn warns of where most labels have an image or two: they are labels all the same."""
 LEARNERS: dict[str, Callable[[int], Any]] = {"svm": linear_svm, "forest": random_forest}
 
 
@@ -62,6 +64,7 @@ def predict(taught: np.ndarray, labels: np.ndarray, asked: Iterable[np.ndarray],
     alike = (labels == labels[0]).all()
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", ConvergenceWarning)  # the SVM's cap of 1,000 passes bounds the time
+        warnings.filterwarnings("ignore", MANY)
         fitted = [(DummyClassifier() if alike else make(seed)).fit(taught, labels) for make in LEARNERS.values()]
     said = [[learner.predict(block) for learner in fitted] for block in asked]
     return {name: np.concatenate(answers) for name, answers in zip(LEARNERS, zip(*said, strict=True), strict=True)}
@@ -101,6 +104,7 @@ def logistic(taught: np.ndarray, labels: np.ndarray, judge: Callable[[Linear], f
     best, score = None, -np.inf
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", ConvergenceWarning)  # what has not converged is judged as it is
+        warnings.filterwarnings("ignore", MANY)
         for cost in COSTS:
             model.set_params(C=cost / taught.shape[1]).fit(ready, labels)
             weight, bias = model.coef_.astype(np.float32), model.intercept_.astype(np.float32)

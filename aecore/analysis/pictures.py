@@ -111,9 +111,9 @@ def draw_clusters(images: Images, directory: Path) -> Figure:
         members = np.flatnonzero(cluster == entry["cluster"])
         nearest = members[np.lexsort((ids[members], distance[members]))[:MEMBERS]]
         rows.append(images.rows(nearest))
-        caption = counted(entry["size"], "image")
+        caption = [counted(entry["size"], "image")]
         if entry.get("purity") is not None:
-            caption += f"\n{entry['purity']:.0%} {entry['label_name']}"
+            caption.append(f"{entry['purity']:.0%} {entry['label_name']}")
         captions.append(caption)
     of = (
         f"the {len(rows)} largest of {counted(len(table), 'cluster')}"

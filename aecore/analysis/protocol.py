@@ -58,7 +58,7 @@ class Sample:
     test: np.ndarray
     """Measured for reconstruction: up to QUERIES of the test split."""
     database: np.ndarray
-    """Labelled training images, which are ranked; empty without labels."""
+    """Labelled training images, which are ranked; empty where no test image has a label of theirs."""
     taught: np.ndarray
     """Those of `database` that teach the classic learners: all, or as many as `learners.most` allows."""
     queries: np.ndarray
@@ -80,7 +80,7 @@ class Sample:
                 )
         labelled = np.zeros(images.count, bool) if labels is None else labels >= 0
         database, queries = train[labelled[train]], tested[labelled[tested]]
-        if len(database) == 0 or len(queries) == 0:
+        if labels is None or not np.isin(labels[queries], labels[database]).any():  # such as a label an image
             database, queries = train[:0], tested[:0]
         most = min(QUERIES, max(1_000, PAIRS // max(len(database), 1)))
         originals = smallest(tested, ids, COPIES)

@@ -14,6 +14,7 @@ from aecore.analysis.findings import FLOORS, KINDS, Findings
 from aecore.analysis.page import Cell, Code, Figure, Key, Link, Measured, Section, Table
 from aecore.counted import counted
 from aecore.data.images import Images
+from aecore.names import legible
 
 PAGE = config.REPORTS / "report.html"
 SPLITS = ("train", "validation", "test")
@@ -48,7 +49,7 @@ def keys(found: Findings) -> list[Key]:
 def lead(found: Findings) -> list[str]:
     """Two paragraphs: what this is, and who wins."""
     facts, recipe = found.manifests["data"].facts, found.model["training"]["recipe"]
-    labels = "Labels measured it and trained nothing. " if facts["labels"] else ""
+    labels = "Labels measured it and trained nothing. " if "knn" in found.measured else ""
     return [
         f"From {counted(facts['splits']['train'], 'image')} the autoencoder `{recipe}` learned to write an image as "
         f"{counted(found.dim, 'number')}, alike for images that look alike. {labels}What that is worth is measured on "
@@ -97,7 +98,7 @@ def what_was_trained(found: Findings) -> Section:
     channels, height, width = found.model["shape"]
     data: list[Sequence[str | Cell]] = [
         ("source", str(source.get("source"))),
-        ("path", Cell(str(source.get("path")), code=True)),
+        ("path", Cell(legible(source.get("path")), code=True)),
         ("images", f"{facts['count']:,}"),
         *((f"… {split}", f"{facts['splits'][split]:,}") for split in SPLITS),
         ("prepared to", f"{height} × {width} pixels, {'grey' if channels == 1 else 'colour'}"),
@@ -149,7 +150,7 @@ def clusters(found: Findings) -> Section:
         [
             str(row["cluster"]),
             f"{row['size']:,}",
-            *((row["label_name"] or "–", _percent(row["purity"], 1)) if labelled else ()),
+            *((legible(row["label_name"] or "–"), _percent(row["purity"], 1)) if labelled else ()),
             Cell(str(row["medoid"]), code=True),
         ]
         for row in rows
@@ -353,7 +354,7 @@ def _percent(value: float | None, digits: int = 0) -> str:
 
 def _few(names: Sequence[str]) -> str:
     more = f" and {len(names) - SHOWN:,} more" if len(names) > SHOWN else ""
-    return f"{len(names):,}: {', '.join(names[:SHOWN])}{more}"
+    return f"{len(names):,}: {', '.join(map(legible, names[:SHOWN]))}{more}"
 
 
 def _choice(value: Any) -> str:
@@ -372,7 +373,9 @@ def _yaml(values: dict[str, Any], indent: str = "") -> list[str]:
     lines = list[str]()
     for key, value in values.items():
         nested = isinstance(value, dict) and bool(value)
-        lines.append(f"{indent}{key}:" if nested else f"{indent}{key}: {json.dumps(value, ensure_ascii=False)}")
+        lines.append(
+            f"{indent}{key}:" if nested else f"{indent}{key}: {legible(json.dumps(value, ensure_ascii=False))}"
+        )
         lines += _yaml(value, indent + "  ") if nested else []
     return lines
 

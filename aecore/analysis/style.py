@@ -17,7 +17,8 @@ STYLE = """
 *, ::before, ::after { box-sizing: border-box; }
 figure { margin: 0; }
 html { -webkit-text-size-adjust: 100%; scroll-behavior: smooth; }
-body { margin: 0; background: var(--paper); color: var(--ink); font: 1.0625rem/1.6 var(--sans); }
+body { margin: 0; background: var(--paper); color: var(--ink); font: 1.0625rem/1.6 var(--sans);
+  overflow-wrap: anywhere; }
 header, nav, main, footer { max-width: 78rem; margin-inline: auto; padding-inline: var(--edge); }
 a { color: inherit; text-decoration-color: var(--floor); text-underline-offset: .2em; }
 a:hover { text-decoration-color: currentColor; }
@@ -54,7 +55,6 @@ h1 { margin: 0; font-size: clamp(2.4rem, 5vw, 3.5rem); line-height: 1.05; font-w
 .tally { max-width: 42rem; }
 .tally .bars { margin-top: .4rem; font-size: .875rem; }
 .tally .bars li { grid-template-columns: 11rem 1fr 7rem; }
-.tally .name { overflow: hidden; text-overflow: ellipsis; white-space: nowrap; }
 .tally figcaption { margin-top: 0; }
 .strips { display: grid; grid-template-columns: auto minmax(0, 1fr); gap: 1.25rem 2.5rem; align-items: start; }
 .strip { grid-column: 1 / -1; }
@@ -110,13 +110,11 @@ thead th { border-top: 0; border-bottom: 1px solid var(--ink); font-size: .8125r
 thead + tbody tr:first-child > * { border-top: 0; }
 tbody th { font-weight: 500; min-width: 10.5rem; }
 .beside tbody th { width: 45%; min-width: 0; color: var(--soft); font-weight: 400; }
-.beside td { overflow-wrap: anywhere; }
 .number { text-align: right; white-space: nowrap; }
 td strong { font-weight: 700; }
 small { display: block; font-size: .8125rem; line-height: 1.35; font-weight: 400; color: var(--soft); }
 .small { max-width: 46rem; margin: 1rem 0 0; font-size: .875rem; line-height: 1.5; color: var(--soft); }
 code { font-family: var(--mono); font-size: .875em; }
-p code { overflow-wrap: anywhere; }
 p code, figcaption code { padding: .1em .3em; border-radius: 3px; background: var(--mark); }
 .code figcaption { margin: 0 0 .5rem; color: var(--ink); font-weight: 600; }
 pre { margin: 0; padding: 1rem 1.25rem; border: 1px solid var(--line); border-radius: 6px; background: var(--card);

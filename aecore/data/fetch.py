@@ -20,6 +20,7 @@ from aecore.data import avatars
 from aecore.data.arrays import BUNDLED_FILES, FASHION_FILES, read_images, read_labels, torchvision_parts, write_idx
 from aecore.data.decode import content_hash, content_id
 from aecore.data.sources import SourceConfig, open_source
+from aecore.names import legible
 
 DEBIAN = Path("/usr/share/datasets/fashion-mnist")
 """Where Debian's package `dataset-fashion-mnist` puts the four files."""
@@ -29,7 +30,7 @@ PER_CLASS = 1000
 
 def main() -> None:
     """Bring the data that section `data` names, and print one line."""
-    print(fetch(section(SourceConfig, "data")))
+    print(legible(fetch(section(SourceConfig, "data"))))
 
 
 def fetch(config: SourceConfig, package: Path = DEBIAN) -> str:

@@ -40,6 +40,7 @@ from aecore.embedding import Encoder
 from aecore.generate import container
 from aecore.generate.container import Contents
 from aecore.generate.quantise import Quantiser, fit
+from aecore.names import legible
 from aecore.output import tell
 from aecore.search.montage import check_writable
 from aecore.search.searcher import Source
@@ -97,7 +98,7 @@ def compress(paths: Sequence[str], out: Path, bits: int = 8, as_json: bool = Fal
     _print_table(summary)
     worst = int(each.argmax())
     print(f"{'PSNR':<16}{_decibel(summary['psnr'])} dB; unquantised {_decibel(summary['psnr_unquantised'])} dB; worst "
-          f"{_decibel(psnr(float(each[worst])))} dB, {printable(paths[worst])}")  # fmt: skip
+          f"{_decibel(psnr(float(each[worst])))} dB, {legible(paths[worst])}")  # fmt: skip
     height, width = encoder.shape[1:]
     if reduced := sum(size != (width, height) for size in given):
         print(f"Brought to the model's {width} x {height} first, and kept at that size: {counted(reduced, 'picture')}.")
@@ -140,7 +141,7 @@ def decompress(file: Path, folder: Path, as_json: bool = False, root: Path = Pat
         tell(summary)
         return
     _print_table(summary)
-    print(f"{'folder':<16}{summary['folder']}")
+    print(f"{'folder':<16}{legible(folder)}")
 
 
 def stored_names(paths: Sequence[str]) -> list[str]:
@@ -233,7 +234,7 @@ def _print_table(summary: dict[str, Any]) -> None:
     parts = summary.get("parts", {})
     shares = f" ({', '.join(f'{name} {size:,}' for name, size in parts.items())})" if parts else ""
     alone = f" (codes alone {summary['bits_per_pixel_codes']:.4f})" if parts else ""
-    print(f"{'file':<16}{summary['file']}")
+    print(f"{'file':<16}{legible(summary['file'])}")
     print(f"{'model':<16}{summary['model'][:12]}, int{summary['bits']} codes")
     print(f"{'images':<16}{summary['images']:,} of {width} x {height}, {'grey' if channels == 1 else 'colour'}")
     print(f"{'bytes':<16}{summary['bytes']:,}{shares}")

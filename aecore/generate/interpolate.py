@@ -12,11 +12,11 @@ from matplotlib.figure import Figure
 
 from aecore.config import UserError
 from aecore.data.decode import decode
-from aecore.data.entry import printable
 from aecore.data.given import check_files
 from aecore.embedding import Encoder
 from aecore.generate import sheet
-from aecore.generate.sheet import ACCENT, GREY, Sheet, short
+from aecore.generate.sheet import ACCENT, GREY, Sheet
+from aecore.names import legible
 from aecore.search.montage import check_writable
 from aecore.search.searcher import Searcher, Source
 
@@ -82,7 +82,7 @@ def draw(ways: Sequence[Way]) -> Figure:
     for number, way in enumerate(ways):
         for side, column in enumerate((0, steps + 1)):
             shown.image(2 * number + 0.5, column, way.ends[side], ACCENT)
-            shown.caption(2 * number + 0.5, column, short(way.names[side]))
+            shown.caption(2 * number + 0.5, column, way.names[side], lines=3)
         for row, (name, pictures) in enumerate((("codes", way.decoded), ("pixels", way.faded))):
             shown.name(2 * number + row, name)
             for column, picture in enumerate(pictures, start=1):
@@ -102,9 +102,9 @@ def run(a: str, b: str, steps: int, picture: Path, root: Path = Path()) -> None:
     source = Source.find(root)
     print(f"aecore interpolate: asking {source}", file=sys.stderr)
     encoder = Encoder.load(source.path("model"), "cpu")
-    (first, second), names = zip(*(_end(name, source, encoder) for name in (a, b)), strict=True)
-    sheet.save(draw([between(np.stack([first, second]), names, encoder, steps)]), picture)
-    print(picture)
+    (first, second), called = zip(*(_end(name, source, encoder) for name in (a, b)), strict=True)
+    sheet.save(draw([between(np.stack([first, second]), called, encoder, steps)]), picture)
+    print(legible(picture))
 
 
 def _is_file(name: str) -> bool:
@@ -116,8 +116,8 @@ def _end(name: str, source: Source, encoder: Encoder) -> tuple[np.ndarray, str]:
     """The prepared pixels uint8 (C, H, W) of an image file or an id, and what to call it."""
     if _is_file(name):
         encoder.encode_files([name])  # says what is wrong with it
-        return decode(Path(name).read_bytes(), encoder.preparation).pixels, printable(Path(name).name)
+        return decode(Path(name).read_bytes(), encoder.preparation).pixels, Path(name).name
     collection = Searcher.open(source, encoder.manifest).collection
     position = np.array([collection.position(int(name))])
     (item,) = collection.items(position, ["id", "label_name"])
-    return collection.pixels(position)[0], item["label_name"] or item["id"]
+    return collection.pixels(position)[0], item["label_name"] or str(item["id"])

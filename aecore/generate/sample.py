@@ -26,7 +26,8 @@ from aecore.embedding import Encoder
 from aecore.generate import sheet
 from aecore.generate.closest import closest, closest_in_pixels, unseen_distance
 from aecore.generate.mixture import fit_mixture, fitted_to
-from aecore.generate.sheet import ACCENT, GREY, INK, Sheet, short
+from aecore.generate.sheet import ACCENT, GREY, INK, Sheet
+from aecore.names import aligned, legible
 from aecore.output import tell
 from aecore.search.metric import Metric, codes
 from aecore.search.montage import check_writable
@@ -134,7 +135,7 @@ def run(count: int, origin: Origin, seed: int, picture: Path, as_json: bool, roo
     samples = beside_nearest(drawn, encoder, images, embeddings, searcher.base.center, searcher.metric)
     unseen = unseen_distance(images)
     sheet.save(draw({origin: samples}, images, unseen), picture)
-    print(f"aecore sample: drew {picture}", file=sys.stderr)
+    print(f"aecore sample: drew {legible(picture)}", file=sys.stderr)
     found = [
         {"by_code": _item(images, code, far), "by_pixels": _item(images, near, apart)}
         for code, far, near, apart in zip(*samples[1:], strict=True)
@@ -154,12 +155,11 @@ def table(found: Sequence[Mapping[str, Mapping[str, Any]]], unseen: float) -> li
     lines = [["sample", "nearest by code", "distance", "nearest by pixels", "of an unseen image's"]]
     for number, sample in enumerate(found, start=1):
         code, near = sample["by_code"], sample["by_pixels"]
-        called = [f"{item['id']} {item['label_name'] or item['path']}" for item in (code, near)]
+        called = [f"{item['id']} {legible(item['label_name'] or item['path'])}" for item in (code, near)]
         lines.append([
             str(number), called[0], f"{code['distance']:.4f}", called[1], f"{near['distance'] / unseen:.2f}"
         ])  # fmt: skip
-    widths = [max(len(line[column]) for line in lines) for column in range(len(lines[0]))]
-    return ["  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip() for line in lines]
+    return aligned(lines)
 
 
 def _item(images: Images, position: int, distance: float) -> dict[str, Any]:
@@ -172,4 +172,4 @@ def _names(images: Images, positions: np.ndarray) -> list[str]:
     labels, names = images.labels(), images.label_names
     if labels is None or names is None:
         return [""] * len(positions)
-    return [short(names[label]) if label >= 0 else "unlabelled" for label in labels[positions]]
+    return [names[label] if label >= 0 else "unlabelled" for label in labels[positions]]

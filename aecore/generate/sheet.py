@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import os
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -13,11 +14,17 @@ from matplotlib.image import AxesImage
 from matplotlib.patches import Rectangle
 from PIL import Image
 
+from aecore import lettering
 from aecore.config import UserError
+from aecore.lettering import LEADING
 from aecore.search.montage import save_picture
 
 INK, GREY, ACCENT = "#222222", "#8a8f98", "#4e79a7"
 DPI = 120
+SIZES = {"heading": 8, "caption": 7, "name": 9}
+"""Of letters, in points."""
+MOST = 3
+"""Lines of a heading."""
 
 
 MOST = 2**16 - 1
@@ -43,18 +50,22 @@ class Sheet:
     MARGIN, GAP, APART, TITLE, HEADING, NAMES = 0.12, 0.07, 0.18, 0.28, 0.26, 1.15
 
     def __init__(
-        self, rows: int, across: np.ndarray, title: str, cell: float, below: float, together: tuple[int, int] = (0, 0)
-    ) -> None:
+        self, rows: int, across: np.ndarray, title: str, cell: float, below: float, together: tuple[int, int] = (0, 0),
+        headings: Sequence[str] = (),
+    ) -> None:  # fmt: skip
         """`rows` of as many images as `across` (n, C, H, W), `cell` inches wide, each with `below` inches for words.
 
-        `together`: how many rows and columns stand together, set a little apart from the next; 0 is all.
+        `together`: how many rows and columns stand together, set a little apart from the next; 0 is all. `headings`:
+        names that will stand above columns; long ones need more lines.
         """
         columns, _, height, width = across.shape
         self.size = (cell, cell * height / width)
         self.pitch = (cell + self.GAP, self.size[1] + self.GAP + below)
         self.together = together
         lines = 1 + title.count("\n")
-        self.corner = (self.MARGIN + self.NAMES, self.MARGIN + self.TITLE * lines + self.HEADING)
+        more = max((self._headed(name).count("\n") for name in headings), default=0)
+        top = self.MARGIN + self.TITLE * lines + self.HEADING + more * self._line("heading")
+        self.corner = (self.MARGIN + self.NAMES, top)
         right, bottom = self.place(rows - 1, columns - 1)
         total = (
             max(right + self.pitch[0] - self.GAP + self.MARGIN, 6.6),
@@ -88,24 +99,36 @@ class Sheet:
         if frame is not None:
             self.axes.add_patch(Rectangle((left, top), width, height, fill=False, edgecolor=frame, linewidth=2.2))
 
-    def heading(self, column: int, text: str, colour: str) -> None:
+    def heading(self, column: int, name: str, colour: str) -> None:
         """Write above a column."""
         left, top = self.place(0, column)
-        self.axes.text(left + self.size[0] / 2, top - 0.06, text, fontsize=8, color=colour, ha="center", va="bottom")
+        self._write(left + self.size[0] / 2, top - 0.06, self._headed(name), "heading", colour, "center", "bottom")
 
-    def caption(self, row: float, column: int, text: str) -> None:
-        """Write below an image."""
+    def caption(self, row: float, column: int, name: str, lines: int = 1) -> None:
+        """Write below an image, in so many lines at most."""
         left, top = self.place(row, column)
-        self.axes.text(
-            left + self.size[0] / 2, top + self.size[1] + 0.03, text, fontsize=7, color=GREY, ha="center", va="top"
-        )
+        text = lettering.fitted(name, 72 * (self.size[0] + self.GAP), SIZES["caption"], lines)
+        self._write(left + self.size[0] / 2, top + self.size[1] + 0.03, text, "caption", GREY, "center", "top")
 
-    def name(self, row: float, text: str) -> None:
-        """Write before a row."""
+    def name(self, row: float, *names: str) -> None:
+        """Write before a row, each of the names on a line of its own, or on more as far as there is room."""
         left, top = self.place(row, 0)
-        self.axes.text(left - 0.1, top + self.size[1] / 2, text, fontsize=9, color=INK, ha="right", va="center")
+        room, texts = int(self.size[1] / self._line("name")), list[str]()
+        for later, name in zip(reversed(range(len(names))), names, strict=True):
+            most = max(1, room - later - "".join(texts).count("\n") - len(texts))
+            texts.append(lettering.fitted(name, 72 * (self.MARGIN + self.NAMES - 0.15), SIZES["name"], most))
+        self._write(left - 0.1, top + self.size[1] / 2, "\n".join(texts), "name", INK, "right", "center")
 
+    def _headed(self, name: str) -> str:
+        return lettering.fitted(name, 72 * (self.size[0] + self.GAP), SIZES["heading"], MOST)
 
-def short(name: str, most: int = 14) -> str:
-    """A name cut to `most` characters."""
-    return name if len(name) <= most else name[: most - 1] + "…"
+    def _line(self, kind: str) -> float:
+        """Inches from a line of words to the next."""
+        return SIZES[kind] * LEADING / 72
+
+    def _write(self, x: float, y: float, text: str, kind: str, colour: str, ha: str, va: str) -> None:
+        """`text` as it is: a dollar is a dollar."""
+        self.axes.text(
+            x, y, text, fontsize=SIZES[kind], color=colour, ha=ha, va=va, parse_math=False,
+            **lettering.style(text),
+        )  # fmt: skip

@@ -33,6 +33,7 @@ import numpy as np
 from aecore import config, tracking
 from aecore.config import Runtime, UserError
 from aecore.counted import counted
+from aecore.names import legible
 from aecore.output import tell
 from aecore.search.collection import parse_id
 from aecore.search.montage import check_writable
@@ -144,9 +145,12 @@ def run(
         told = outcome.told(time.perf_counter() - begun, listed)
         record.log(_numbers(told))
     for one in outcome.rejected[:NAMED]:
-        print(f"aecore query: passed over {one}", file=sys.stderr)
+        print(f"aecore query: passed over {legible(one)}", file=sys.stderr)
     if listed:
-        print(f"aecore query: {listed} lists all {len(outcome.rejected):,} that were passed over", file=sys.stderr)
+        print(
+            f"aecore query: {legible(listed)} lists all {len(outcome.rejected):,} that were passed over",
+            file=sys.stderr,
+        )
     told = {"parquet": str(parquet), **about, **told, "mlflow_run": record.id or None}
     if as_json:
         tell(told)
@@ -187,7 +191,7 @@ def _sentence(told: dict[str, Any]) -> str:
     block, rejected = told["block"], told["rejected"]["count"]
     return (
         f"{counted(told['queries'], 'query', 'queries')}{f', {rejected:,} rejected' if rejected else ''}: "
-        f"{counted(told['neighbours'], 'neighbour')} -> {told['parquet']}\n"
+        f"{counted(told['neighbours'], 'neighbour')} -> {legible(told['parquet'])}\n"
         f"{told['seconds']:.1f} s, of them {told['search_seconds']:.1f} s in the index; "
         f"{told['queries_per_second']:,.0f} queries/s; a block of {block['queries']:,} takes "
         f"{block['p50_ms']:.0f} ms (p50), {block['p95_ms']:.0f} ms (p95)"

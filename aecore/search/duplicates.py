@@ -24,6 +24,7 @@ from tqdm import tqdm
 
 from aecore.config import UserError
 from aecore.counted import counted
+from aecore.names import legible, ljust
 from aecore.output import tell
 from aecore.search import percentile
 from aecore.search.montage import check_writable, draw_montage, save_picture
@@ -141,7 +142,7 @@ def run(
     near = [_told(searcher, positions, longest) for positions, longest in found]
     if montage is not None and near:
         save_picture(_drawn(searcher, found[:shown], near[:shown]), montage)
-        print(f"aecore duplicates: drew {montage}", file=sys.stderr)
+        print(f"aecore duplicates: drew {legible(montage)}", file=sys.stderr)
     if as_json:
         answer = {
             "source": searcher.told(),
@@ -168,7 +169,8 @@ def run(
         print(f"\n{number}. {counted(len(group['images']), 'image')}, longest link {group['distance']:.6f}"
               + (", training and test" if group["leak"] else ""))  # fmt: skip
         for row in group["images"][: 2 * SHOWN]:
-            print(f"{row['id']:>21}  {row['split']:<10}  {row['label_name'] or '':<14}  {row['path']}".rstrip())
+            label = ljust(legible(row["label_name"] or ""), 14)
+            print(f"{row['id']:>21}  {row['split']:<10}  {label}  {legible(row['path'])}".rstrip())
         if len(group["images"]) > 2 * SHOWN:
             print(f"{'…':>21}  and {len(group['images']) - 2 * SHOWN:,} more")
     if len(near) > shown:

@@ -9,13 +9,18 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
+from aecore import lettering
 from aecore.config import UserError
 
 CELL = 96
 """Pixels: smaller images are scaled up to about this in a montage."""
 PAD = 6
+LETTERS, LINE = 11, 15
+"""Pixels: size of the letters, and from a line to the next."""
+MOST = 3
+"""Lines of a text at most."""
 CAPTION = 32
-"""Pixels beneath an image: two lines."""
+"""Pixels beneath an image: two lines; where a longer name needs more, a LINE more each."""
 
 
 FORMATS: dict[str, tuple[str, dict[str, object], int]] = {
@@ -65,10 +70,10 @@ def save_picture(image: Image.Image, path: Path) -> None:
 def draw_montage(
     names: Sequence[Sequence[str]], asked: np.ndarray, captions: list[list[list[str]]], pixels: np.ndarray
 ) -> Image.Image:
-    """A row for each query: the query, then others, as many as have captions; two lines of text beneath each.
+    """A row for each query: the query, then others, as many as have captions; two texts beneath each.
 
     `asked`: uint8 (q, C, H, W), `pixels`: uint8 (q, k, C, H, W). The picture is 2 PAD + (k + 1) (cell + PAD) wide and
-    PAD + q (height + CAPTION + PAD) high; images are enlarged by a whole factor to about CELL pixels, and a cell is
+    PAD + q (height + caption + PAD) high; images are enlarged by a whole factor to about CELL pixels, and a cell is
     CELL wide at least.
     """
     height, width = pixels.shape[-2:]
@@ -76,24 +81,34 @@ def draw_montage(
     height, width = factor * height, factor * width
     cell = max(width, CELL)
     columns = pixels.shape[1] + 1
-    canvas = Image.new("RGB", (2 * PAD + columns * (cell + PAD), PAD + len(pixels) * (height + CAPTION + PAD)), "white")
-    draw, font = ImageDraw.Draw(canvas), ImageFont.load_default(size=12)
+    texts = [[first, *others] for first, others in zip(names, captions, strict=True)]
+    written = [[_lines(each, cell) for each in row] for row in texts]
+    caption = CAPTION + LINE * max(0, max(len(lines) for row in written for lines in row) - 2)
+    canvas = Image.new("RGB", (2 * PAD + columns * (cell + PAD), PAD + len(pixels) * (height + caption + PAD)), "white")
+    draw = ImageDraw.Draw(canvas)
 
     def place(x: int, y: int, image: np.ndarray, lines: Sequence[str]) -> None:
         canvas.paste(picture(image).resize((width, height), Image.Resampling.NEAREST), (x + (cell - width) // 2, y))
         for number, line in enumerate(lines):
-            while draw.textlength(line, font) > cell:
-                line = line[:-2].rstrip("…") + "…"
-            draw.text((x, y + height + 2 + number * (CAPTION // 2 - 1)), line, "black", font)
+            at = float(x)
+            for piece, path in lettering.runs(line):
+                font = ImageFont.truetype(path, LETTERS)
+                draw.text((at, y + height + 2 + number * LINE), piece, "black", font)
+                at += font.getlength(piece)
 
-    for q, row in enumerate(captions):
-        y = PAD + q * (height + CAPTION + PAD)
-        place(PAD, y, asked[q], names[q])
+    for q, row in enumerate(written):
+        y = PAD + q * (height + caption + PAD)
         for column, lines in enumerate(row):
-            place(2 * PAD + (column + 1) * (cell + PAD), y, pixels[q, column], lines)
+            shown = asked[q] if column == 0 else pixels[q, column - 1]
+            place(PAD + column * (cell + PAD) + PAD * (column > 0), y, shown, lines)
     line = PAD + cell + PAD
     draw.line([(line, PAD), (line, canvas.height - PAD)], "grey")
     return canvas
+
+
+def _lines(texts: Sequence[str], cell: int) -> list[str]:
+    """Each text in lines of at most `cell` pixels."""
+    return [line for text in texts for line in lettering.fitted(text, cell, LETTERS, MOST).split("\n")]
 
 
 def picture(pixels: np.ndarray) -> Image.Image:

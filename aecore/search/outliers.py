@@ -22,6 +22,7 @@ from tqdm import tqdm
 
 from aecore.config import UserError
 from aecore.counted import counted
+from aecore.names import legible, ljust
 from aecore.output import tell
 from aecore.search.montage import check_writable, draw_montage, save_picture
 from aecore.search.searcher import Searcher, Source
@@ -93,9 +94,9 @@ def run(n: int = 10, as_json: bool = False, montage: Path | None = None, root: P
         [_entry(searcher, found, rank, int(p)) for p in numbers[: min(n, searcher.count)]] for numbers in order
     )
     if montage is not None:
-        shown = np.concatenate([order.distance[:n], order.error[:n]])
-        save_picture(_drawn(searcher, encoder, shown, [*far, *unlike]), montage)
-        print(f"aecore outliers: drew {montage}", file=sys.stderr)
+        drawn = np.concatenate([numbers[: len(far)] for numbers in order])
+        save_picture(_drawn(searcher, encoder, drawn, [*far, *unlike]), montage)
+        print(f"aecore outliers: drew {legible(montage)}", file=sys.stderr)
     if as_json:
         answer = {"source": searcher.told(), "metric": searcher.metric, "count": searcher.count}
         tell(answer | {"far": far, "unlike_reconstruction": unlike})
@@ -117,7 +118,8 @@ def _table(entries: list[dict[str, Any]]) -> str:
     lines = [f"{'distance':>9} {'rank':>7} {'error':>9} {'rank':>7}  {'id':>19}  {'split':<10}  {'label':<12}  path"]
     for e in entries:
         measured = f"{e['distance']:9.4f} {e['distance_rank']:7,} {e['error']:9.5f} {e['error_rank']:7,}"
-        lines.append(f"{measured}  {e['id']:>19}  {e['split']:<10}  {e['label_name'] or '':<12}  {e['path']}".rstrip())
+        label = ljust(legible(e["label_name"] or ""), 12)
+        lines.append(f"{measured}  {e['id']:>19}  {e['split']:<10}  {label}  {legible(e['path'])}".rstrip())
     return "\n".join(lines)
 
 

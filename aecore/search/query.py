@@ -37,6 +37,7 @@ from aecore.counted import counted
 from aecore.data.decode import Preparation, decode
 from aecore.data.entry import printable
 from aecore.data.given import check_files
+from aecore.names import aligned, columns, legible, ljust
 from aecore.output import tell
 from aecore.search import percentile
 from aecore.search.collection import parse_id
@@ -50,6 +51,8 @@ class Queries(NamedTuple):
 
     names: list[str]
     """What a person calls each: the file, or `id …`."""
+    called: list[str]
+    """The same, of a file its last name alone."""
     vectors: np.ndarray
     """Raw codes, float32 (q, dim)."""
     preparation: Preparation | None
@@ -98,9 +101,9 @@ def run(
         seen = seen.reshape(*found.ids.shape, *collection.shape)
         asked = _asked_pixels(searcher, queries, images, wanted)
         captions = [[[f"{neighbour['similarity']:.3f}", _label(neighbour)] for neighbour in row] for row in rows]
-        named = [["query", Path(name).name] for name in queries.names]
+        named = [["query", name] for name in queries.called]
         save_picture(draw_montage(named, asked, captions, seen), montage)
-        print(f"aecore query: drew {montage}", file=sys.stderr)
+        print(f"aecore query: drew {legible(montage)}", file=sys.stderr)
     if as_json:
         given = [(printable(str(path)), None) for path in images] + [(None, str(item_id)) for item_id in wanted]
         answer = {
@@ -148,7 +151,7 @@ def inspect(item_id: str | None = None, png: Path | None = None, as_json: bool =
         if searcher.growth.manifest is not None:
             _tell_growth(searcher, root)
         for row in searcher.collection.items(next(searcher.collection.blocks(10)), ["id", "path"]):
-            print(f"{row['id']:>19}  {row['path']}")
+            print(f"{row['id']:>19}  {legible(row['path'])}")
         return
     row = searcher.collection.item(parse_id(item_id))
     if png is not None:
@@ -157,9 +160,9 @@ def inspect(item_id: str | None = None, png: Path | None = None, as_json: bool =
     if as_json:
         tell({"source": searcher.told(), **row, "id": str(row["id"])})
         return
-    width = 2 + max(map(len, row))
+    width = 2 + max(columns(legible(key)) for key in row)
     for key, value in row.items():
-        print(f"{key:<{width}}{'' if value is None else value}")
+        print(f"{ljust(legible(key), width)}{'' if value is None else legible(value)}".rstrip())
 
 
 def _tell_growth(searcher: Searcher, root: Path) -> None:
@@ -195,19 +198,13 @@ def let_through(searcher: Searcher, where: str | None) -> np.ndarray | None:
 
 def table(name: str, neighbours: list[dict[str, Any]], most: float = 100) -> str:
     """One query's neighbours as aligned lines of text beneath its name; a percentile of `most` is marked by a `>`."""
-    shown = ["percentile"] if any("percentile" in row for row in neighbours) else []
-    lines = [["rank", "similarity", "distance", *shown, "id", "label", "path"]]
+    besides = ["percentile"] if any("percentile" in row for row in neighbours) else []
+    lines = [["rank", "similarity", "distance", *besides, "id", "label", "path"]]
     for row in neighbours:
         scores = [f"{row['similarity']:.4f}", f"{row['distance']:.4f}"]
-        scores += [f"{'>' if row[key] >= most else ''}{row[key]:.3f}" for key in shown]
+        scores += [f"{'>' if row[key] >= most else ''}{row[key]:.3f}" for key in besides]
         lines.append([str(row["rank"]), *scores, row["id"], _label(row), row["path"]])
-    widths = [max(len(line[column]) for line in lines) for column in range(len(lines[0]))]
-    aligned = [
-        [cell.rjust(width) for cell, width in zip(line[:-2], widths[:-2], strict=True)]
-        + [cell.ljust(width) for cell, width in zip(line[-2:], widths[-2:], strict=True)]
-        for line in lines
-    ]
-    return "\n".join([name, *("  ".join(cells).rstrip() for cells in aligned)])
+    return "\n".join([legible(name), *aligned(lines, right=range(len(lines[0]) - 2))])
 
 
 def _read(source: Source, files: Sequence[str | Path], ids: list[int]) -> tuple[Searcher, Queries]:
@@ -222,8 +219,9 @@ def _read(source: Source, files: Sequence[str | Path], ids: list[int]) -> tuple[
     else:
         searcher = Searcher.open(source)
     vectors += [searcher.collection.vector(item_id)[None] for item_id in ids]
-    names = [printable(str(path)) for path in files] + [f"id {item_id}" for item_id in ids]
-    return searcher, Queries(names, np.concatenate(vectors), preparation)
+    asked = [f"id {item_id}" for item_id in ids]
+    names, called = [*map(str, files), *asked], [*(Path(path).name for path in files), *asked]
+    return searcher, Queries(names, called, np.concatenate(vectors), preparation)
 
 
 def _asked_pixels(searcher: Searcher, queries: Queries, files: Sequence[str | Path], ids: list[int]) -> np.ndarray:

@@ -29,6 +29,7 @@ from PIL import Image
 
 from aecore.config import UserError
 from aecore.counted import counted
+from aecore.names import legible, ljust
 from aecore.output import tell
 from aecore.search.montage import check_writable, draw_montage, save_picture
 from aecore.search.searcher import Searcher, Source
@@ -93,7 +94,7 @@ def run(
     if montage is not None:
         save_picture(_drawn(searcher, positions, codes.ids, chosen, found, entries), montage)
         drawn = f", the first {LINES} of {n:,}" if n > LINES else ""
-        print(f"aecore representatives: drew {montage}{drawn}", file=sys.stderr)
+        print(f"aecore representatives: drew {legible(montage)}{drawn}", file=sys.stderr)
     if as_json:
         answer = {
             "source": searcher.told(),
@@ -143,7 +144,8 @@ def _table(entries: list[dict[str, Any]], count: int) -> str:
     lines = [f"{'images':>10} {'share':>7} {'mean':>8} {'radius':>8}  {'id':>19}  {'split':<10}  {'label':<12}  path"]
     for e in entries:
         measured = f"{e['size']:10,} {e['size'] / count:7.2%} {e['mean']:8.4f} {e['radius']:8.4f}"
-        lines.append(f"{measured}  {e['id']:>19}  {e['split']:<10}  {e['label_name'] or '':<12}  {e['path']}".rstrip())
+        label = ljust(legible(e["label_name"] or ""), 12)
+        lines.append(f"{measured}  {e['id']:>19}  {e['split']:<10}  {label}  {legible(e['path'])}".rstrip())
     return "\n".join(lines)
 
 

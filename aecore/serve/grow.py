@@ -38,6 +38,7 @@ from aecore.data.paths import refused, streams
 from aecore.data.reading import read_all
 from aecore.data.removed import Removals
 from aecore.embedding import Encoder
+from aecore.names import legible
 from aecore.output import tell
 from aecore.search import drift
 from aecore.search.collection import parse_id
@@ -94,7 +95,10 @@ def add(paths: Sequence[str | Path], as_json: bool = False, root: Path = Path())
         opened = list(streams(given, encoder.preparation.max_pixels, types))
         named = {name for _, stream in opened if stream.attributes for name in stream.attributes.column_names[1:]}
         if unknown := sorted(named - set(types)):
-            print(f"aecore add: the published images have no attribute {', '.join(unknown)}: left out", file=sys.stderr)
+            print(
+                f"aecore add: the published images have no attribute {legible(', '.join(unknown))}: left out",
+                file=sys.stderr,
+            )
         removals = forget.known(root)
         forget.enforce(root, source, removals)
         copy = Growing(source, encoder)
@@ -112,7 +116,7 @@ def add(paths: Sequence[str | Path], as_json: bool = False, root: Path = Path())
         reason = f" ({outcome.rejected[0][0]}: {outcome.rejected[0][1]})" if outcome.rejected else ""
         raise UserError(f"no file of {', '.join(map(str, given))} is an image that can be read{reason}.")
     for name, reason in outcome.rejected[:SHOWN]:
-        print(f"aecore add: passed over {name}: {reason}", file=sys.stderr)
+        print(f"aecore add: passed over {legible(name)}: {legible(reason)}", file=sys.stderr)
     if len(outcome.rejected) > SHOWN:
         print(f"aecore add: and {len(outcome.rejected) - SHOWN:,} more; --json names them all", file=sys.stderr)
     if as_json:
@@ -187,9 +191,7 @@ def withdraw(ids: Sequence[str | int], as_json: bool = False, root: Path = Path(
     if as_json:
         tell({"source": searcher.told(), "withdrawn": withdrawn, "back": back, "images": searcher.count})
     else:
-        print(
-            f"withdrew {counted(withdrawn, 'removal')}; {back:,} of the images found again, {searcher.count:,} answer now"
-        )
+        print(f"withdrew {counted(withdrawn, 'removal')}; {back:,} found again; {searcher.count:,} answer now")
 
 
 def _restored(copy: Source, files: frozenset[int]) -> int:

@@ -15,6 +15,7 @@ from aecore import artifact
 from aecore.artifact import Manifest
 from aecore.config import UserError
 from aecore.data.images import ALIASES, Images, no_aliases
+from aecore.names import legible
 from aecore.search.growth import BASE, Growth, commit, damaged, generation, growth_folder, segment_path
 from aecore.search.vector_index import NONE
 
@@ -46,7 +47,7 @@ def mend(copy: Path, index: Manifest) -> bool:
         print(f"aecore publish: images that had been added to {copy} are lost", end="", file=sys.stderr)
         print(f"; add them again: {named} has {len(paths):,} of their paths" if paths else "", file=sys.stderr)
     if paths:
-        artifact.write_text(named, "".join(f"{path}\n" for path in paths))
+        artifact.write_text(named, "".join(f"{legible(path)}\n" for path in paths))
     whole = [segment for segment in growth.segments if segment not in broken]
     commit(copy, index, whole, {name: rows for name, rows in growth.removed.items() if name in (BASE, *whole)},
            aliases)  # fmt: skip

@@ -9,6 +9,7 @@ import numpy as np
 
 from aecore import artifact, config
 from aecore.config import UserError
+from aecore.names import columns, cut, legible, ljust
 from aecore.search.searcher import Searcher, Source
 
 ROWS = 10
@@ -16,6 +17,8 @@ ROWS = 10
 NEIGHBOURS = 4
 OWN = ("folder", "archive")
 """Values of `data.source` that mean images of the user's own."""
+NAME = 32
+"""Columns of a name at most: what matters here is one screen."""
 
 
 def tour() -> None:
@@ -27,7 +30,8 @@ def tour() -> None:
     searcher = Searcher.open(source)
     comparison = config.REPORTS / "comparison.md"
     if comparison.is_file():
-        print(comparison.read_text().split("\n\n")[0], end="\n\n")  # the table; the rest is for reading at leisure
+        table = comparison.read_text(encoding="utf-8").split("\n\n")[0]  # the rest is for reading at leisure
+        print(table, end="\n\n")
 
     positions = _one_of_each_label(searcher)
     ids = searcher.collection.ids(positions)
@@ -36,7 +40,7 @@ def tour() -> None:
     for item_id, neighbours, similarity in zip(ids, found.ids, found.similarity, strict=True):
         others = [(n, s) for n, s in zip(neighbours, similarity, strict=True) if n != item_id][:NEIGHBOURS]
         shown = ", ".join(f"{_name(searcher, int(n))} {s:.2f}" for n, s in others)
-        print(f"  {item_id:>19}  {_name(searcher, int(item_id)):<14} ->  {shown}")
+        print(f"  {item_id:>19}  {ljust(_name(searcher, int(item_id)), 14)} ->  {shown}")
     page = config.REPORTS / "report.html"
     print(f"\nTo look at: {page} (in a browser; it needs no network)\n" if page.is_file() else "")
     print("Try next:")
@@ -94,4 +98,4 @@ def _one_of_each_label(searcher: Searcher) -> np.ndarray:
 
 def _name(searcher: Searcher, item_id: int) -> str:
     item = searcher.collection.item(item_id)
-    return str(item["label_name"] or item["path"])
+    return cut(legible(item["label_name"] or item["path"]), lambda some: columns(some) <= NAME)

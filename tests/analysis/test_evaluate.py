@@ -60,6 +60,12 @@ def test_the_parts_are_the_splits_and_the_caps_take_the_smallest_ids(
     assert np.array_equal(chosen.database, images.positions("train"))
     assert np.array_equal(chosen.queries, images.positions("test"))
     assert np.array_equal(chosen.gallery, np.arange(images.count))
+    labels = images.labels()
+    assert labels is not None
+    for unshared in (np.arange(images.count, dtype=np.int32), np.full(images.count, -1, np.int32)):
+        monkeypatch.setattr(Images, "labels", lambda self, unshared=unshared: unshared)
+        assert len(Sample.choose(images).queries) == len(Sample.choose(images).database) == 0
+    monkeypatch.setattr(Images, "labels", lambda self: labels)
     for name, value in (("QUERIES", 7), ("COPIES", 4), ("GALLERY", 9)):
         monkeypatch.setattr(protocol, name, value)
     capped, ids = Sample.choose(images), images.ids()

@@ -39,7 +39,8 @@ def test_images_in_rows(channels: int, labelled: bool, tmp_path: Path) -> None:
     green = (np.abs(picture - (0x1A, 0x98, 0x50)).sum(axis=2) < 12).sum()
     assert (green > 200) == labelled
     drawn(
-        figures.clusters([found[0], found[1][:2]], ["5 images", "2 images\n50% a"], "Two clusters"), tmp_path / "c.png"
+        figures.clusters([found[0], found[1][:2]], [["5 images"], ["2 images", "50% a"]], "Two clusters"),
+        tmp_path / "c.png",
     )
 
 

@@ -244,6 +244,7 @@ def test_images_that_would_not_fit_are_left_out(
         (lambda labels, split: None, "have no labels, and finetune measures with them"),
         (lambda labels, split: np.zeros_like(labels), "all labelled training images show the same"),
         (lambda labels, split: np.where(split == "validation", -1, labels), "no image of the validation split has a "),
+        (lambda labels, split: np.arange(len(labels)), "no image of the validation split has a label that a training"),
     ],
 )
 def test_labels_that_do_not_suffice_are_named(

@@ -55,15 +55,15 @@ def test_a_batch_leaves_its_file_where_asked_and_a_table(prefect: Path) -> None:
     (prefect / "mixed/a.png").write_bytes((prefect / "data/raw/shapes/disc/000.png").read_bytes())
     (prefect / "mixed/b|.png").write_bytes(b"no image")
     done = script(
-        SERVERLESS, "mixed", "--all", "-k", "2", "--where", "split = 'test'", "--output", "near%20by/%Y/a.parquet"
+        SERVERLESS, "mixed", "--all", "-k", "2", "--where", "split = 'test'", "--output", "near%20by/%Y/a`_*b*.parquet"
     )
     assert done.returncode == 0, done.stderr
-    (made,) = prefect.glob("near%20by/2*/a.parquet")
+    (made,) = prefect.glob("near%20by/2*/a`_[*]b[*].parquet")
     place = str(made.relative_to(prefect))
     count = Images.open().count
     assert pq.ParquetFile(made).metadata.num_rows == 2 * (count + 1)
     table, rejected = map(json.loads, done.stdout.splitlines()[:2])
-    assert (table["key"], table["description"]) == ("queries", f"The neighbours are in {place}")
+    assert (table["key"], table["description"]) == ("queries", f"The neighbours are in ``{place}``")
     told = {row["what"]: row["value"] for row in table["table"]}
     assert (told["result"], told["queries"], told["rejected"]) == (place, str(count + 1), "1")
     assert (told["neighbours"], told["only among"]) == (str(2 * (count + 1)), "split = 'test'")
@@ -71,7 +71,7 @@ def test_a_batch_leaves_its_file_where_asked_and_a_table(prefect: Path) -> None:
     assert told["digest of model"] == artifact.read_manifest(config.MODEL, "model").digest
     assert {"seconds", "of them in the index", "queries a second", f"ms a block of {count}"} <= set(told)
     assert rejected["table"] == [{"query": "mixed/b|.png", "reason": "not an image in a format that is read"}]
-    assert "a.rejected.parquet" in rejected["description"]
+    assert rejected["description"].endswith(f"all are in ``{place.removesuffix('.parquet')}.rejected.parquet``")
     assert "asking the workspace" in done.stderr
     assert f"{'result':<24} {place}" in done.stdout
 

@@ -19,7 +19,7 @@ from PIL import Image
 from aecore import artifact, cli, config
 from aecore.config import UserError, WorkFailed
 from aecore.data.images import Images
-from aecore.search.montage import CAPTION, CELL, PAD, draw_montage
+from aecore.search.montage import CAPTION, CELL, LINE, PAD, draw_montage
 from aecore.search.query import inspect, run
 
 FILE = Path("data/raw/shapes/disc/003.png")
@@ -101,14 +101,15 @@ def test_the_montage_has_its_size_and_shows_the_images(workspace: Path, capsys: 
     answer = asked(capsys, [FILE], [item_id], 5, montage=Path("out.png"))
     picture = Image.open("out.png")
     assert picture.format == "PNG"
+    caption = CAPTION + LINE  # an id needs two lines
     assert picture.size == (
         2 * PAD + 6 * (CELL + PAD),
-        PAD + 2 * (CELL + CAPTION + PAD),
+        PAD + 2 * (CELL + caption + PAD),
     )  # 12 pixels, eight times as large
     pixels = np.asarray(picture.convert("L"))
     expected = np.asarray(Image.open(FILE))
     np.testing.assert_array_equal(pixels[PAD : PAD + CELL : 8, PAD : PAD + CELL : 8], expected)
-    x, y = 2 * PAD + CELL + PAD, PAD + CELL + CAPTION + PAD
+    x, y = 2 * PAD + CELL + PAD, PAD + CELL + caption + PAD
     row = Images.open().rows(np.array([9]))[0, 0]
     np.testing.assert_array_equal(pixels[y : y + CELL : 8, x : x + CELL : 8], row)
     assert answer["queries"][1]["neighbours"][0]["id"] == item_id
@@ -117,13 +118,14 @@ def test_the_montage_has_its_size_and_shows_the_images(workspace: Path, capsys: 
 
 
 @pytest.mark.parametrize(
-    ("shape", "cell", "height"), [((3, 64, 32), 96, 128), ((1, 200, 100), 100, 200), ((3, 8, 300), 300, 8)]
+    ("shape", "cell", "height", "more"),
+    [((3, 64, 32), 96, 128, 2), ((1, 200, 100), 100, 200, 2), ((3, 8, 300), 300, 8, 0)],
 )
-def test_montages_of_other_shapes(shape: tuple[int, ...], cell: int, height: int) -> None:
+def test_montages_of_other_shapes(shape: tuple[int, ...], cell: int, height: int, more: int) -> None:
     lines = ["0.500", "a name that is much too long for one small cell"]
     picture = draw_montage([["query", "q.png"]], np.zeros((1, *shape), np.uint8), [[lines] * 2],
                                  np.zeros((1, 2, *shape), np.uint8))  # fmt: skip
-    assert picture.size == (2 * PAD + 3 * (cell + PAD), PAD + height + CAPTION + PAD)
+    assert picture.size == (2 * PAD + 3 * (cell + PAD), PAD + height + CAPTION + more * LINE + PAD)
 
 
 @pytest.mark.parametrize(("arguments", "message"), [

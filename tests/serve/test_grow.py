@@ -168,7 +168,7 @@ def test_removed_images_are_not_found_and_may_come_back(published: Source, capsy
     add(["more", "data/raw/shapes"])
     assert "(148 there already, 10 removed before); 148 answer now" in capsys.readouterr().out
     withdraw([str(i) for i in base])
-    assert "withdrew 3 removals; 3 of the images found again" in capsys.readouterr().out
+    assert "withdrew 3 removals; 3 found again" in capsys.readouterr().out
     withdraw([row.id for row in forget.listed(Path()).rows])
     add(["more", "data/raw/shapes"])
     assert Searcher.open(published).count == before
