@@ -53,7 +53,7 @@ def reduced(pixels: np.ndarray) -> np.ndarray:
 def thumbs(pixels: np.ndarray) -> np.ndarray:
     """Prepared images uint8 (n, C, H, W) as `rough` compares them: grey, uint8 (n, h, w)."""
     grey = _smaller(pixels, THUMB, THUMB_BLUR).mean(axis=1)
-    return np.rint(grey).astype(np.uint8)
+    return np.asarray(np.rint(grey), np.uint8)
 
 
 def unlike(a: np.ndarray, b: np.ndarray) -> np.ndarray:
@@ -132,13 +132,13 @@ def _smaller(pixels: np.ndarray, side: int, blur: float) -> np.ndarray:
     """Means of blocks of whole pixels, until the shorter side is about `side`, smoothed: float32 (n, C, h, w)."""
     from scipy.ndimage import gaussian_filter1d
 
-    small: np.ndarray = pixels.astype(np.float32)
+    small: np.ndarray = np.asarray(pixels, np.float32)
     factor = max(1, round(min(pixels.shape[2:]) / side))
     for axis in (2, 3):
         starts = np.arange(0, pixels.shape[axis], factor)
         widths = np.diff(starts, append=pixels.shape[axis]).astype(np.float32)
         small = np.add.reduceat(small, starts, axis) / (widths[:, None] if axis == 2 else widths)
-        small = gaussian_filter1d(small, blur, axis, mode="nearest")
+        small = np.asarray(gaussian_filter1d(small, blur, axis, mode="nearest"))
     return small
 
 
@@ -156,9 +156,10 @@ def _read(images: np.ndarray, at: Fit) -> tuple[np.ndarray, np.ndarray]:
         middle = (side - 1) / 2
         places = middle + (np.arange(side) - middle) * (1 + scale[:, None]) + shift[:, None]
         inside.append((places > -0.5) & (places < side - 0.5))
-        places = np.clip(places, 0, side - 1).astype(np.float32)
-        readers.append(np.maximum(0, 1 - np.abs(places[:, None, :, None] - np.arange(side, dtype=np.float32))))
-    return readers[0] @ images @ readers[1].swapaxes(2, 3), (inside[0][:, :, None] & inside[1][:, None, :])[:, None]
+        near = np.clip(places, 0, side - 1).astype(np.float32)[:, None, :, None]
+        readers.append(np.maximum(0, 1 - np.abs(near - np.arange(side, dtype=np.float32))))  # (n, 1, place, pixel)
+    down, right = readers
+    return np.asarray(down @ images @ right.swapaxes(2, 3)), (inside[0][:, :, None] & inside[1][:, None, :])[:, None]
 
 
 def _left(a: np.ndarray, b: np.ndarray) -> np.ndarray:
