@@ -47,8 +47,8 @@ def report(
     """The comparison as Markdown: the table, who wins, the recipe's claims, how it was measured, and samples."""
     parts, facts = chosen.facts(), work.index.facts
     how = [
-        f"{parts['test']:,} test images; in brackets 95 % intervals (bootstrap of the images; NMI and ARI from halves of "
-        "them, none twice; paired for differences).",
+        f"{parts['test']:,} test images; in brackets 95 % intervals (bootstrap of the images; NMI and ARI from halves "
+        "of them, none twice; paired for differences).",
         f"Find the original: {parts['originals']:,} cropped, shifted, noised test images, each among "
         f"{parts['gallery']:,} images.",
     ]

@@ -180,7 +180,8 @@ def beside_the_floors(found: Findings) -> Section:
     ]
     note = (
         f"Measured on {parts['test']:,} test images. Under each figure stands its 95\u202f% interval (bootstrap of the "
-        "images; NMI and ARI from halves of them, none twice); better or worse is said only where the interval of the paired difference leaves zero out. A copy "
+        "images; NMI and ARI from halves of them, none twice); better or worse is said only where the interval of the "
+        "paired difference leaves zero out. A copy "
         f"looks for its original among {parts['gallery']:,} images. The index ({index['index']}, {index['metric']}) "
         f"finds {_percent(index['recall']['10'], 2)} of the true ten neighbours."
     )

@@ -35,6 +35,8 @@ SHARE = 0.99
 """Of the copies, those that the threshold lets through where different images allow it."""
 MISTAKEN = 1e-3
 """Of the decoys, those that it may let through."""
+FEWEST = 2.0
+"""Least power of their law: pictures vary in four directions at least, and the difference is a square."""
 LEAST = 1e-3
 """The threshold is at least this: rounding to whole grey levels leaves as much."""
 MOST = 0.05
@@ -100,12 +102,12 @@ def least_told_apart(of_decoys: np.ndarray) -> float:
     """The value below which about MISTAKEN of the decoys lie, from those of the decoys, float64 (m,) of 0 or more.
 
     There are too few to count that: how the share falls between a fifth and a twentieth of them is carried on as the
-    power law that nearest distances follow (Levina & Bickel 2005). Infinite where there are no decoys.
+    power law that nearest distances follow (Levina & Bickel 2005), of FEWEST or more. Infinite where there are none.
     """
     if not len(of_decoys):
         return np.inf
     high, low = np.maximum(np.quantile(of_decoys, [0.2, 0.05]), 1e-9)
-    power = np.log(0.2 / 0.05) / max(np.log(high / low), 1e-9)
+    power = max(FEWEST, np.log(0.2 / 0.05) / max(np.log(high / low), 1e-9))
     return float(low * (MISTAKEN / 0.05) ** (1 / power))
 
 
@@ -177,8 +179,9 @@ CHANGES: dict[str, Callable[[np.ndarray, np.random.Generator], np.ndarray]] = {
 
 def _some(searcher: Searcher, count: int) -> np.ndarray:
     """Positions of `count` images that answer, at most, spread over all: ascending."""
-    positions = np.unique(np.linspace(0, searcher.collection.starts[-1] - 1, count).astype(np.int64))
-    return searcher.collection.answering(positions)
+    positions = np.concatenate(list(searcher.collection.blocks(2**20)))
+    chosen: np.ndarray = positions[np.unique(np.linspace(0, len(positions) - 1, count).astype(np.int64))]
+    return chosen
 
 
 def _decoys(searcher: Searcher, encoder: Encoder) -> np.ndarray:

@@ -87,7 +87,7 @@ def rough(bases: np.ndarray, rows: np.ndarray, images: np.ndarray) -> np.ndarray
 
     `rows` int64 (n,) says which of the `bases`, as `tangents` gives them, that is.
     """
-    target = images.reshape(len(images), -1).astype(np.float32)
+    target = images.reshape(len(images), bases.shape[1]).astype(np.float32)
     target -= target.mean(axis=1, keepdims=True)
     explained = np.empty(len(images), np.float32)
     for start in range(0, len(images), PAIRS):
@@ -165,7 +165,7 @@ def _read(images: np.ndarray, at: Fit) -> tuple[np.ndarray, np.ndarray]:
 def _left(a: np.ndarray, b: np.ndarray) -> np.ndarray:
     """What `a`, moved or as it is, leaves of `b`: float64 (n,)."""
     moved, inside = _read(a, fit(a.mean(axis=1), b.mean(axis=1)))
-    return np.minimum(_residual(moved, b, inside), _residual(a, b, np.ones((1, 1, 1, 1), bool)))
+    return np.asarray(np.minimum(_residual(moved, b, inside), _residual(a, b, np.ones((1, 1, 1, 1), bool))))
 
 
 def _residual(a: np.ndarray, b: np.ndarray, inside: np.ndarray) -> np.ndarray:
