@@ -118,13 +118,10 @@ def same_pairs(searcher: Searcher, encoder: Encoder, rule: Rule) -> tuple[Pairs,
 
     float64 (n,). A thumbnail of every image, 256 to 1,024 bytes, is in memory.
     """
-    looks = [thumbs(searcher.collection.pixels(np.arange(1)))[:0]]
-    at = np.zeros(int(searcher.collection.starts[-1]), np.int64)
-    """Where among them a position's is: removed images have none."""
+    shape = thumbs(searcher.collection.pixels(np.arange(1))).shape[1:]
+    looks = np.zeros((int(searcher.collection.starts[-1]), *shape), np.uint8)
     for positions in searcher.collection.blocks(BLOCK):
-        at[positions] = sum(map(len, looks)) + np.arange(len(positions))
-        looks.append(thumbs(searcher.collection.pixels(positions)))
-    look = np.concatenate(looks)
+        looks[positions] = thumbs(searcher.collection.pixels(positions))
     found = []
     bar = tqdm(total=searcher.count, desc="duplicates", unit=" images", unit_scale=True,
                mininterval=0.5 if sys.stderr.isatty() else 10)  # fmt: skip
@@ -137,7 +134,7 @@ def same_pairs(searcher: Searcher, encoder: Encoder, rule: Rule) -> tuple[Pairs,
             distance = distances(searcher.comparable(vectors)[rows], codes, searcher.metric)
             near = distance <= rule.distance
             rows, others, distance = rows[near], others[near], distance[near]
-            alike = rough(tangents(look[at[positions]]), rows, look[at[others]]) <= rule.rough
+            alike = rough(tangents(looks[positions]), rows, looks[others]) <= rule.rough
             low, high = np.minimum(positions[rows], others)[alike], np.maximum(positions[rows], others)[alike]
             found.append(Pairs(low, high, distance[alike].astype(np.float32)))
             bar.update(len(positions))
