@@ -214,12 +214,14 @@ def _parser() -> argparse.ArgumentParser:
 
     duplicates = commands.add_parser(
         "duplicates", help="find near-duplicates, and those that straddle training and test", description="Group the "
-        "images whose codes are as near to each other as a copy saved again as JPEG is to its original, in the "
-        "published copy when there is one, else in the workspace; files with exactly the same pixels apart."
+        "images that are the same picture, saved again, scaled, brightened or cropped a little, in the published copy "
+        "when there is one, else in the workspace; files with exactly the same pixels apart. Codes propose pairs, "
+        "pixels laid over each other confirm them. How much may differ is measured: what changed copies of some of "
+        "your images have, and less than what mirrored ones have, which have no copy. With --distance or --percentile "
+        "codes alone decide."
     )  # fmt: skip
     duplicates.add_argument("--distance", type=real(lambda x: x >= 0, "0 or more"),
-                            help="largest distance of two images of a group (default: what "
-                            "half of some images have when saved again)")  # fmt: skip
+                            help="largest distance of two images' codes, whatever their pixels")  # fmt: skip
     duplicates.add_argument("--percentile", type=real(lambda x: 0 < x < 100, "more than 0 and less than 100"),
                             metavar="PERCENT", help="instead: the distance that so many "
                             "per cent of random pairs of images exceed, such as 99.99")  # fmt: skip

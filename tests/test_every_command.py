@@ -36,7 +36,8 @@ COLLECTIONS: dict[str, Callable[[int], str]] = {
 CALLS: dict[str, list[str]] = {
     **{stage: [""] for stage in cli.STAGES},
     "fetch": [""],
-    "inspect": ["", "--id {a}", "--id {a} --png i.png"],
+    "check": ["", "--json"],
+    "inspect": ["", "--json", "--id {a}", "--id {a} --png i.png --json", "--removed", "--removed --json"],
     "query": [
         "{file}", "{file} {other} -k 200", "--id {a} --id {b} -k 3 --json", "{file} --id {a} --montage m.png",
         "{file} --percentile", "--id {a} --percentile --json", "--id {a} --where split='train'",
@@ -54,11 +55,11 @@ CALLS: dict[str, list[str]] = {
     "compress": ["{file} {other} -o c.aec", "{file} --bits 2 --output c.aec --json"],
     "decompress": ["c.aec -o came-back", "c.aec --output came-back-too --json"],
     "finetune": ["--labels 1 2 --seeds 1 --epochs 1", "--labels 1 --seeds 2 --epochs 1 --json"],
-    "publish": ["", ""],
+    "publish": ["", "", "--leave-behind"],
     "tour": [""],
     "ui": ["--port 5003"],
     "add": ["{new}", "{new} --json", "{single}"],
-    "remove": ["{a}", "--where path={added} --json"],
+    "remove": ["{a}", "--where path={added} --json", "--withdraw {a}", "{a} --json"],
     "rollback": [""],
 }  # fmt: skip
 """Of each command what follows it."""
@@ -167,10 +168,10 @@ def test_every_command_on_such_labels(
     for stage in cli.STAGES:
         call(stage)
     call.fill()
-    for command in (*BEFORE, "finetune", "ui", "publish", "add"):
+    for command in (*BEFORE, "check", "finetune", "ui", "publish", "add"):
         clear()
         call(command)
-    called = {*cli.STAGES, *BEFORE, "fetch", "finetune", "ui", "publish", "add", "remove", "rollback"}
+    called = {*cli.STAGES, *BEFORE, "fetch", "check", "finetune", "ui", "publish", "add", "remove", "rollback"}
     assert called == set(CALLS)
     call("remove")
     gone, call.values["a"] = call.values["a"], call.values["b"]

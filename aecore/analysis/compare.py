@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from aecore.analysis.intervals import bootstrap_agreement, bootstrap_means, interval
+from aecore.analysis.intervals import bootstrap_means, half_sampled_agreement, interval, interval_around
 from aecore.analysis.scores import agreement, matched
 
 Measured = Mapping[str, Mapping[str, np.ndarray]]
@@ -40,6 +40,9 @@ FIGURES = {
 }
 """Every figure, in the order of the table."""
 
+AGREEMENT = {"nmi": (0.0, 1.0), "ari": (-0.5, 1.0)}
+"""Those that are no means over images, and their least and largest value."""
+
 
 class Comparison(NamedTuple):
     """What the table holds."""
@@ -53,9 +56,10 @@ class Comparison(NamedTuple):
 
 
 def compare(measured: Measured, labels: np.ndarray | None, times: int, seed: int) -> Comparison:
-    """Bootstrap every figure, pairing the spaces by image; `labels` int (q,) of the queries, where there are any.
+    """Resample every figure, pairing the spaces by image; `labels` int (q,) of the queries, where there are any.
 
-    ACC keeps the matching of clusters to labels found on all queries; k-means itself is not repeated.
+    Means are bootstrapped, AGREEMENT is half-sampled (see `aecore.analysis.intervals`). ACC keeps the matching of
+    clusters to labels found on all queries; k-means itself is not repeated.
     """
     values: dict[tuple[str, str], float] = {}
     draws: dict[tuple[str, str], np.ndarray] = {}
@@ -67,8 +71,8 @@ def compare(measured: Measured, labels: np.ndarray | None, times: int, seed: int
     for space, figures in measured.items():
         if labels is not None and "cluster" in figures:
             once = agreement(figures["cluster"], labels, np.ones((1, len(labels)), np.float32))
-            drawn = bootstrap_agreement(figures["cluster"], labels, times, seed)
-            for number, name in enumerate(("nmi", "ari")):
+            drawn = half_sampled_agreement(figures["cluster"], labels, times, seed)
+            for number, name in enumerate(AGREEMENT):
                 values[space, name], draws[space, name] = float(once[number][0]), drawn[:, number]
 
     order = [(space, name) for space in measured for name in FIGURES if (space, name) in values]
@@ -77,10 +81,12 @@ def compare(measured: Measured, labels: np.ndarray | None, times: int, seed: int
     differences: dict[str, dict[str, tuple[float, float, float]]] = {s: {} for s in measured if s != "model"}
     for space, name in order:
         means_of[space][name] = values[space, name]
-        intervals[space][name] = interval(draws[space, name])
+        low, high = _interval(name, values[space, name], draws[space, name])
+        least, most = AGREEMENT.get(name, (-np.inf, np.inf))
+        intervals[space][name] = (max(low, least), min(high, most))
         if space != "model":
             gap = values["model", name] - values[space, name]
-            differences[space][name] = (gap, *interval(draws["model", name] - draws[space, name]))
+            differences[space][name] = (gap, *_interval(name, gap, draws["model", name] - draws[space, name]))
     return Comparison(means_of, intervals, differences)
 
 
@@ -152,6 +158,11 @@ def _populations(measured: Measured, labels: np.ndarray | None) -> dict[int, dic
         for name, values in columns.items():
             found.setdefault(len(values), {})[space, name] = values.astype(np.float64)
     return found
+
+
+def _interval(name: str, value: float, draws: np.ndarray) -> tuple[float, float]:
+    """The 95 % interval of the figure `name`, or of a difference in it."""
+    return interval_around(value, draws) if name in AGREEMENT else interval(draws)
 
 
 def _cell(comparison: Comparison, space: str, name: str, digits: int) -> str:

@@ -48,8 +48,8 @@ def report(
     """The comparison as Markdown: the table, who wins, the recipe's claims, how it was measured, and samples."""
     parts, facts = chosen.facts(), work.index.facts
     how = [
-        f"{counted(parts['test'], 'test image')}; in brackets 95 % intervals (bootstrap of the images, paired for "
-        "differences).",
+        f"{counted(parts['test'], 'test image')}; in brackets 95 % intervals (bootstrap of the images; NMI and ARI "
+        "from halves of them, none twice; paired for differences).",
         f"Find the original: {counted(parts['originals'], 'cropped, shifted, noised test image')}, each among "
         f"{counted(parts['gallery'], 'image')}.",
     ]

@@ -106,7 +106,7 @@ def agreement(clusters: np.ndarray, labels: np.ndarray, weights: np.ndarray) -> 
     nmi = np.where(entropies > 0, 2 * information / np.where(entropies > 0, entropies, 1), 1.0)
 
     both, one, other = (_couples(counts).sum(axis=1) for counts in (joint, in_cluster, in_label))
-    chance = one * other / _couples(total)[:, 0]
+    chance = one * other / np.maximum(_couples(total)[:, 0], 1)  # a single item makes no couple
     span = (one + other) / 2 - chance
     ari = np.where(span > 0, (both - chance) / np.where(span > 0, span, 1), 1.0)
     return np.clip(nmi, 0, 1), ari

@@ -1,22 +1,30 @@
-"""The `duplicates` command: groups of images whose codes are as near to each other as a re-saved copy to its original.
+"""The `duplicates` command: groups of images that are the same picture, or whose codes are near to each other.
+
+Without a distance it looks for pictures that were saved again, scaled, brightened or cropped a little: codes propose
+pairs, pixels laid over each other confirm them (`aecore.search.copies`). With one, codes alone decide.
 
 `--json` prints one object, stable for other programs (ids are strings):
 
-    {"source": as in `query`, "metric": "cosine" | "l2", "threshold": the distance, however it was given,
+    {"source": as in `query`, "metric": "cosine" | "l2", "threshold": the largest distance of two codes of a pair,
+     "pixels": null where `--distance` or `--percentile` decides, else
+               {"threshold": the largest difference of a pair: the share of one picture's variance that the other,
+                             laid over it, leaves,
+                "copies": changed copies it was measured on, "found": {kind of change: share of them within it},
+                "mirrored": images it was measured on that have no copy},
      "exact": [{"id": …, "path": …, "copies": [path, …]}, …]      files whose prepared pixels are the same: one item,
-     "near": [{"distance": the longest link that holds the group together,
+     "near": [{"distance": the longest link that holds the group together, "difference": the same of pixels, or null,
                "leak": whether it has both a training and a test image,
                "images": [{"id": …, "path": …, "label": …, "label_name": …, "split": …}, …]}, …]}
 
-Groups come closest first, then largest first. They are linked pair by pair, so the ends of a chain may be far apart.
+Groups come closest first (in pixels, where pixels decide), then largest first. They are linked pair by pair, so the
+ends of a chain may be far apart.
 """
 
 from __future__ import annotations
 
-import io
 import sys
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 from PIL import Image
@@ -27,17 +35,19 @@ from aecore.counted import counted
 from aecore.names import legible, ljust
 from aecore.output import tell
 from aecore.search import percentile
+from aecore.search.copies import MISTAKEN, Rule, measure, proposed
+from aecore.search.likeness import reduced, rough, tangents, thumbs, unlike
+from aecore.search.metric import distances
 from aecore.search.montage import check_writable, draw_montage, save_picture
 from aecore.search.searcher import Searcher, Source
 
+if TYPE_CHECKING:
+    from aecore.embedding import Encoder
+
 BLOCK = 1_024
 """Images whose neighbours are looked for at a time."""
-RESAVED = 256
-"""Images that are saved again to learn how far apart a copy and its original are."""
-QUALITY = 75
-"""Of the JPEG they are saved as: PIL's default."""
-SHARE = 50
-"""Per cent of those copies that are nearer to their originals than the threshold."""
+LOOKED = 4_096
+"""Pairs whose pixels are in memory at a time."""
 SHOWN = 8
 """Images of a group in a line of the montage."""
 
@@ -105,17 +115,48 @@ def groups(pairs: Pairs, count: int) -> list[tuple[np.ndarray, float]]:
     return sorted(found, key=lambda entry: (entry[1], -len(entry[0]), entry[0][0]))
 
 
-def resaved_distance(searcher: Searcher, source: Source) -> float:
-    """The distance below which SHARE per cent of images find themselves saved again as JPEG of QUALITY."""
-    from aecore.embedding import Encoder
+def same_pairs(searcher: Searcher, encoder: Encoder, rule: Rule) -> tuple[Pairs, np.ndarray]:
+    """Every pair of images that is the same picture by the rule, as far as the index proposes it, and how unlike it is.
 
-    encoder = Encoder.load(source.path("model"), "cpu")
-    positions = np.unique(np.linspace(0, searcher.collection.starts[-1] - 1, RESAVED).astype(np.int64))
-    positions = searcher.collection.answering(positions)
-    pixels = searcher.collection.pixels(positions)
-    copies = encoder.encode(np.stack([_resaved(image) for image in pixels]))
-    alone = [searcher.search(copies[i : i + 1], 1, positions[i : i + 1]) for i in range(len(positions))]
-    return float(np.percentile([found.distance[0, 0] for found in alone], SHARE))
+    float64 (n,). A thumbnail of every image, 256 to 1,024 bytes, is in memory.
+    """
+    shape = thumbs(searcher.collection.pixels(np.arange(1))).shape[1:]
+    looks = np.zeros((int(searcher.collection.starts[-1]), *shape), np.uint8)
+    for positions in searcher.collection.blocks(BLOCK):
+        looks[positions] = thumbs(searcher.collection.pixels(positions))
+    found = []
+    bar = tqdm(total=searcher.count, desc="duplicates", unit=" images", unit_scale=True,
+               mininterval=0.5 if sys.stderr.isatty() else 10)  # fmt: skip
+    with bar:
+        for positions in searcher.collection.blocks(BLOCK):
+            pixels, vectors = searcher.collection.pixels(positions), searcher.collection.vectors(positions)
+            rows, others = proposed(searcher, encoder, pixels, vectors, positions)
+            theirs, place = np.unique(others, return_inverse=True)
+            codes = searcher.collection.codes(theirs)[place.ravel()]
+            distance = distances(searcher.comparable(vectors)[rows], codes, searcher.metric)
+            near = distance <= rule.distance
+            rows, others, distance = rows[near], others[near], distance[near]
+            alike = rough(tangents(looks[positions]), rows, looks[others]) <= rule.rough
+            low, high = np.minimum(positions[rows], others)[alike], np.maximum(positions[rows], others)[alike]
+            found.append(Pairs(low, high, distance[alike].astype(np.float32)))
+            bar.update(len(positions))
+    a, b, distance = (np.concatenate(arrays) for arrays in zip(*found, strict=True))
+    _, once = np.unique(np.stack([a, b]), axis=1, return_index=True)
+    a, b, distance = a[once], b[once], distance[once]
+    left = _unlike(searcher, a, b)
+    same = left <= rule.unlike
+    return Pairs(a[same], b[same], distance[same]), left[same]
+
+
+def _unlike(searcher: Searcher, a: np.ndarray, b: np.ndarray) -> np.ndarray:
+    """How unlike the images at positions `a` and `b`, int64 (n,) each, are: float64 (n,)."""
+    parts = [np.empty(0)]
+    for start in range(0, len(a), LOOKED):
+        ends, places = np.unique(np.stack([a[start : start + LOOKED], b[start : start + LOOKED]]), return_inverse=True)
+        images = reduced(searcher.collection.pixels(ends))
+        one, other = places.reshape(2, -1)
+        parts.append(unlike(images[one], images[other]))
+    return np.concatenate(parts)
 
 
 def run(
@@ -124,9 +165,9 @@ def run(
 ) -> None:  # fmt: skip
     """Print the groups; `montage` receives a picture of the first `shown` of them.
 
-    The threshold is `distance`, or the one that so many per cent of random pairs of images exceed. Raises UserError for
-    both, a negative distance, a percentile that random pairs cannot tell, and a place where the montage cannot be
-    written, and as `Searcher.open`.
+    Pixels decide, or `distance`, or the distance that so many per cent of random pairs of images exceed. Raises
+    UserError for both, a negative distance, a percentile that random pairs cannot tell, and a place where the montage
+    cannot be written, and as `Searcher.open`.
     """
     if distance is not None and percent is not None:
         raise UserError("--distance and --percentile both set the threshold: give one of them.")
@@ -136,10 +177,20 @@ def run(
     source = Source.find(root)
     print(f"aecore duplicates: asking {source}", file=sys.stderr)
     searcher = Searcher.open(source)
-    threshold, why = _threshold(searcher, source, distance, percent)
-    found = groups(near_pairs(searcher, threshold), int(searcher.collection.starts[-1]))
+    size = int(searcher.collection.starts[-1])
+    rule = None
+    if distance is None and percent is None:
+        rule, found, longest = _same(searcher, source, size)
+        threshold, why = rule.distance, _measured(rule)
+    else:
+        threshold, why = _threshold(searcher, distance, percent)
+        found = groups(near_pairs(searcher, threshold), size)
+        longest = [link for _, link in found]
     exact = _exact(searcher)
-    near = [_told(searcher, positions, longest) for positions, longest in found]
+    near = [
+        _told(searcher, positions, apart, None if rule is None else link)
+        for (positions, link), apart in zip(found, longest, strict=True)
+    ]
     if montage is not None and near:
         save_picture(_drawn(searcher, found[:shown], near[:shown]), montage)
         print(f"aecore duplicates: drew {legible(montage)}", file=sys.stderr)
@@ -148,6 +199,7 @@ def run(
             "source": searcher.told(),
             "metric": searcher.metric,
             "threshold": threshold,
+            "pixels": None if rule is None else _rule(rule),
             "exact": exact,
             "near": near,
         }
@@ -157,16 +209,17 @@ def run(
     images = sum(len(group["images"]) for group in near)
     copies = counted(sum(len(entry["copies"]) for entry in exact), "copy", "copies")
     print(f"{counted(len(exact), 'image')} with copies equal once prepared, {copies} in all")
-    print(
-        f"{counted(len(near), 'group')} of {counted(images, 'near-duplicate')} within distance {threshold:.6f} ({why})"
-    )
+    told = f"within distance {threshold:.6f}" if rule is None else f"within {rule.unlike:.4f}"
+    print(f"{counted(len(near), 'group')} of {counted(images, 'near-duplicate')} {told} ({why})")
     if not near:
         drawn = "; nothing was drawn" if montage is not None else ""
-        print(f"No two images are so near{drawn}: --distance {4 * threshold or 1e-3:.4g} looks further.")
+        further = 4 * threshold or 1e-3 if rule is None else threshold
+        print(f"No two images are so near{drawn}: --distance {further:.4g} looks further.")
         return
     print(f"{leaks:,} of them have both a training and a test image")
     for number, group in enumerate(near[:shown], start=1):
-        print(f"\n{number}. {counted(len(group['images']), 'image')}, longest link {group['distance']:.6f}"
+        link = group["distance"] if rule is None else group["difference"]
+        print(f"\n{number}. {counted(len(group['images']), 'image')}, longest link {link:.6f}"
               + (", training and test" if group["leak"] else ""))  # fmt: skip
         for row in group["images"][: 2 * SHOWN]:
             label = ljust(legible(row["label_name"] or ""), 14)
@@ -177,16 +230,40 @@ def run(
         print(f"\n… and {counted(len(near) - shown, 'more group')}: -n {len(near)}, or --json")
 
 
-def _threshold(searcher: Searcher, source: Source, distance: float | None, percent: float | None) -> tuple[float, str]:
-    """The largest distance of a link, and why it is that."""
+def _threshold(searcher: Searcher, distance: float | None, percent: float | None) -> tuple[float, str]:
+    """The largest distance of a link that was asked for, and why it is that."""
     if distance is not None:
         return distance, "as asked"
-    if percent is not None:
-        spread = percentile.spread_of(searcher)
-        at = percentile.distance_at(spread, percent / 100)
-        return at, f"which {percent:.9g} % of {counted(spread.pairs, 'random pair')} exceed"
-    resaved = resaved_distance(searcher, source)
-    return resaved, f"where {SHARE} % of some images find themselves saved again as JPEG"
+    assert percent is not None
+    spread = percentile.spread_of(searcher)
+    at = percentile.distance_at(spread, percent / 100)
+    return at, f"which {percent:.9g} % of {counted(spread.pairs, 'random pair')} exceed"
+
+
+def _same(searcher: Searcher, source: Source, size: int) -> tuple[Rule, list[tuple[np.ndarray, float]], list[float]]:
+    """The rule, the groups that it finds with the longest link of pixels, and the longest of codes of each."""
+    from aecore.embedding import Encoder
+
+    encoder = Encoder.load(source.path("model"), "cpu")
+    rule = measure(searcher, encoder)
+    pairs, left = same_pairs(searcher, encoder, rule)
+    found = groups(pairs._replace(distance=left), size)
+    apart = {positions[0]: link for positions, link in groups(pairs, size)}
+    return rule, found, [apart[positions[0]] for positions, _ in found]
+
+
+def _measured(rule: Rule) -> str:
+    """What the rule means and was measured on, for a person."""
+    return (
+        "of a picture's variance left when the other is laid over it: the same picture saved again, scaled, "
+        f"brightened or cropped a little, as {100 * rule.share:.0f} % of {counted(rule.copies, 'such copy', 'such copies')} are and about "
+        f"{1000 * MISTAKEN:.0f} in 1,000 of {counted(rule.decoys, 'mirrored image')}, which have no copy, at most"
+    )
+
+
+def _rule(rule: Rule) -> dict[str, Any]:
+    found = {kind: round(share, 6) for kind, share in rule.found.items()}
+    return {"threshold": rule.unlike, "copies": rule.copies, "found": found, "mirrored": rule.decoys}
 
 
 def _exact(searcher: Searcher) -> list[dict[str, Any]]:
@@ -206,11 +283,13 @@ def _exact(searcher: Searcher) -> list[dict[str, Any]]:
     ]
 
 
-def _told(searcher: Searcher, positions: np.ndarray, longest: float) -> dict[str, Any]:
+def _told(searcher: Searcher, positions: np.ndarray, longest: float, unlike: float | None) -> dict[str, Any]:
     rows = searcher.collection.items(positions, ["id", "path", "label", "label_name", "split"])
     splits = {row["split"] for row in rows}
     images = [{**row, "id": str(row["id"])} for row in rows]
-    return {"distance": round(longest, 6), "leak": {"train", "test"} <= splits, "images": images}
+    difference = None if unlike is None else round(unlike, 6)
+    leak = {"train", "test"} <= splits
+    return {"distance": round(longest, 6), "difference": difference, "leak": leak, "images": images}
 
 
 def _drawn(searcher: Searcher, found: list[tuple[np.ndarray, float]], near: list[dict[str, Any]]) -> Image.Image:
@@ -223,11 +302,3 @@ def _drawn(searcher: Searcher, found: list[tuple[np.ndarray, float]], near: list
     ]
     first = [[f"1 of {len(group['images'])}", caption[0][0]] for group, caption in zip(near, captions, strict=True)]
     return draw_montage(first, pixels[:, 0], [caption[1:] for caption in captions], pixels[:, 1:])
-
-
-def _resaved(image: np.ndarray) -> np.ndarray:
-    """uint8 (C, H, W) through JPEG and back."""
-    file = io.BytesIO()
-    Image.fromarray(image[0] if len(image) == 1 else np.moveaxis(image, 0, -1)).save(file, "JPEG", quality=QUALITY)
-    again = np.asarray(Image.open(file))
-    return again[None] if again.ndim == 2 else np.moveaxis(again, -1, 0)

@@ -10,7 +10,15 @@ import pytest
 from sklearn import metrics
 from sklearn.neighbors import KNeighborsClassifier
 
-from aecore.analysis.intervals import bootstrap_agreement, bootstrap_means, interval, resamples
+from aecore.analysis.compare import compare
+from aecore.analysis.intervals import (
+    bootstrap_means,
+    half_sampled_agreement,
+    half_samples,
+    interval,
+    interval_around,
+    resamples,
+)
 from aecore.analysis.scores import agreement, average_precision, matched, psnr, rank_of, squared_error, ssim, vote
 from aecore.analysis.space import Space, leading
 from aecore.search.metric import Metric
@@ -145,4 +153,72 @@ def test_draws_are_paired_seeded_and_whole(monkeypatch: pytest.MonkeyPatch) -> N
     blocks = list(resamples(50, 7, seed=2))
     assert [len(block) for block in blocks] == [2, 2, 2, 1]
     assert all((block.sum(axis=1) == 50).all() for block in blocks)
-    assert bootstrap_agreement(np.arange(50) % 3, np.arange(50) % 2, 7, 2).shape == (7, 2)
+    halves = list(half_samples(51, 7, seed=2))
+    assert [len(block) for block in halves] == [2, 2, 2, 1]
+    assert all(set(np.unique(block)) == {0, 1} and (block.sum(axis=1) == 25).all() for block in halves)
+    assert half_sampled_agreement(np.arange(50) % 3, np.arange(50) % 2, 7, 2).shape == (7, 2)
+    again = half_sampled_agreement(np.arange(50) % 3, np.arange(50) % 2, 7, 2)
+    np.testing.assert_array_equal(again, half_sampled_agreement(np.arange(50) % 3, np.arange(50) % 2, 7, 2))
+
+
+def clusterings(seed: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Two clusterings and labels of 1 to 200 items in 1 to 20 groups, which agree by chance or more often."""
+    rng = np.random.default_rng(seed)
+    count, groups = int(rng.integers(1, 201)), int(rng.integers(1, 21))
+    labels = rng.integers(0, groups, count)
+    one, other = (
+        np.where(rng.random(count) < rng.random(), labels, rng.integers(0, int(rng.integers(1, 21)), count))
+        for _ in range(2)
+    )
+    return one, other, labels
+
+
+def test_an_interval_holds_its_own_figure() -> None:
+    for seed in range(200):
+        one, other, labels = clusterings(seed)
+        found = compare({"model": {"cluster": one}, "pca": {"cluster": other}}, labels, 40, seed)
+        for space, figures in found.intervals.items():
+            for name, (low, high) in figures.items():
+                assert low <= found.means[space][name] <= high, (seed, name)
+                assert -0.5 <= low <= high <= 1
+        for gap, low, high in found.differences["pca"].values():
+            assert low - 1e-12 <= gap <= high + 1e-12, seed
+
+
+@pytest.mark.parametrize("labels", [np.zeros(30, int), np.arange(30), np.array([0]), np.array([0, 1]), np.arange(3)])
+def test_an_interval_of_what_cannot_vary_is_a_point(labels: np.ndarray) -> None:
+    found = compare({"model": {"cluster": labels}}, labels, 40, 0)
+    assert found.means["model"] == {"acc": 1, "nmi": 1, "ari": 1}
+    assert set(found.intervals["model"].values()) == {(1.0, 1.0)}
+
+
+def drawn(count: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
+    """Labels, and clusters that are theirs seven times in ten."""
+    rng = np.random.default_rng(seed)
+    labels = rng.integers(0, 5, count)
+    return np.where(rng.random(count) < 0.7, labels, rng.integers(0, 5, count)), labels
+
+
+def test_half_samples_cover_the_truth_about_as_often_as_they_say() -> None:
+    """The adjusted Rand index of a million items is the truth; NMI is biased by few images, so its mean over many."""
+    once = np.ones((1, 300), np.float32)
+    found = [drawn(300, seed) for seed in range(300)]
+    values = np.array([[float(value[0]) for value in agreement(*pair, once)] for pair in found])
+    truth = values.mean(axis=0)
+    assert metrics.adjusted_rand_score(*drawn(1_000_000, 1_000)) == pytest.approx(truth[1], abs=0.01)
+    draws = [half_sampled_agreement(*pair, 200, seed) for seed, pair in enumerate(found)]
+    for number in range(2):
+        ends = np.array([interval_around(v[number], d[:, number]) for v, d in zip(values, draws, strict=True)])
+        assert 0.90 <= np.mean((ends[:, 0] <= truth[number]) & (truth[number] <= ends[:, 1])) <= 0.985
+        assert np.mean(ends[:, 1] - ends[:, 0]) == pytest.approx(2 * 1.96 * values[:, number].std(), rel=0.15)
+
+
+def test_differences_of_half_samples_are_paired() -> None:
+    """Two clusterings that differ in one item of a thousand cannot be far apart, however much each varies."""
+    one, labels = drawn(1000, 0)
+    other = one.copy()
+    other[0] = (one[0] + 1) % 5
+    found = compare({"model": {"cluster": one}, "pca": {"cluster": other}}, labels, 200, 0)
+    low, high = found.intervals["model"]["nmi"]
+    _, least, most = found.differences["pca"]["nmi"]
+    assert most - least < (high - low) / 8
