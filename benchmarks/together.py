@@ -14,6 +14,7 @@ import contextlib
 import multiprocessing
 import os
 import statistics
+import sys
 import tempfile
 import time
 from collections.abc import Iterator, Mapping, Sequence
@@ -184,7 +185,9 @@ def main() -> None:
         for _ in range(options.turns):
             for name, environment in ways.items():
                 for count in (1, 2):
-                    measured[name][count].append(turn(pile, count, options.threads, options.seconds, environment))
+                    done = turn(pile, count, options.threads, options.seconds, environment)
+                    measured[name][count].append(done)
+                    print(f"{name}, {count} at once: {[round(rate) for rate in done.rates]}", file=sys.stderr)
     text = markdown(COLUMNS, rows(measured)) + (
         f"\n{len(cores)} cores, {options.threads} threads each, batch {BATCH}; {options.turns} turns of "
         f"{options.seconds:g} s. Load before: {load:.1f}. ± is half the range.\n"
