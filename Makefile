@@ -10,6 +10,7 @@ export DO_NOT_TRACK := 1
 export USER ?= $(shell id -un 2>/dev/null || id -u)
 ifneq ($(shell test -r "$$HOME" -a -x "$$HOME" && echo there),there)
 export HOME := $(CURDIR)/.aecore/home
+export PIP_NO_CACHE_DIR := 1
 endif
 
 .PHONY: install repro compare compare-full test test-slow check ui lock

@@ -14,12 +14,14 @@ import contextlib
 import multiprocessing
 import os
 import statistics
+import sys
 import tempfile
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from multiprocessing.connection import Connection
 from multiprocessing.synchronize import Barrier
 from pathlib import Path
+from threading import BrokenBarrierError
 from typing import NamedTuple
 
 import torch
@@ -33,7 +35,7 @@ from aecore.training.engine import Engine, choose_precision
 from aecore.training.feed import Feed
 
 BATCH, IMAGES = 128, 4_000
-PATIENCE = 600.0
+PATIENCE = 300.0
 """Seconds until the other training must have begun too."""
 COLUMNS = ("threads wait", "alone, images/s", "of the first row's", "two at once, images/s each", "both, of one alone",
            "others' share of the cores")  # fmt: skip
@@ -57,7 +59,7 @@ class Turn(NamedTuple):
 
 
 def work(pile: Pile, threads: int, seconds: float, together: Barrier, told: Connection) -> None:
-    """Train without end; time it once all that are `together` have warmed up, and go on until they have been timed."""
+    """Train without end; time it once, when all that are `together` have warmed up."""
     torch.set_num_threads(threads)
     keep_freed_memory()
     device, images = torch.device("cpu"), pile.images()
@@ -75,8 +77,8 @@ def work(pile: Pile, threads: int, seconds: float, together: Barrier, told: Conn
         seen += next(steps)
     took = time.perf_counter() - started
     told.send(Timed(seen / took, (time.process_time() - processor) / took))
-    while not told.poll():  # the other one is still being timed
-        next(steps)
+    for _ in steps:  # the other one may still be timed: whoever started us ends us
+        pass
 
 
 def turn(pile: Pile, count: int, threads: int, seconds: float, environment: Mapping[str, str]) -> Turn:
@@ -98,14 +100,12 @@ def turn(pile: Pile, count: int, threads: int, seconds: float, environment: Mapp
         before, started = busy(), time.perf_counter()
         timed: list[Timed] = [ours.recv() for ours, _ in lines]
         taken = (busy() - before) / (time.perf_counter() - started)
-        for ours, _ in lines:
-            ours.send(None)
-    except EOFError as error:
+    except (EOFError, BrokenBarrierError) as error:
         raise RuntimeError("a training ended before it had been timed") from error
     finally:
         for process in processes:
-            process.join(PATIENCE if process.is_alive() and "timed" in locals() else 5)
             process.kill()
+            process.join()
     return Turn([one.rate for one in timed], max(0.0, taken - sum(one.busy for one in timed)) / (os.cpu_count() or 1))
 
 
@@ -185,7 +185,9 @@ def main() -> None:
         for _ in range(options.turns):
             for name, environment in ways.items():
                 for count in (1, 2):
-                    measured[name][count].append(turn(pile, count, options.threads, options.seconds, environment))
+                    done = turn(pile, count, options.threads, options.seconds, environment)
+                    measured[name][count].append(done)
+                    print(f"{name}, {count} at once: {[round(rate) for rate in done.rates]}", file=sys.stderr)
     text = markdown(COLUMNS, rows(measured)) + (
         f"\n{len(cores)} cores, {options.threads} threads each, batch {BATCH}; {options.turns} turns of "
         f"{options.seconds:g} s. Load before: {load:.1f}. ± is half the range.\n"

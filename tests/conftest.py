@@ -75,10 +75,10 @@ def tracked(root: Path = ROOT) -> list[str]:
     return [name for name in listed.stdout.split("\0") if name and (root / name).is_file()]  # links to nowhere are not
 
 
-def copy_project(folder: Path, without: tuple[str, ...] = ()) -> None:
-    """Copy what git follows into `folder`, but for data, reports, and what begins as in `without`."""
+def copy_project(folder: Path) -> None:
+    """Copy what git follows into `folder`, but for data, reports and pictures."""
     for name in tracked():
-        if not name.startswith(("data/raw", "reports/", "docs/", "dvc.lock", *without)):
+        if not name.startswith(("data/raw", "reports/", "docs/", "dvc.lock")):
             (folder / name).parent.mkdir(parents=True, exist_ok=True)
             shutil.copy2(ROOT / name, folder / name)
 

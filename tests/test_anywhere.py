@@ -31,7 +31,7 @@ def call(folder: Path, *command: str, **environment: str) -> str:
 def archive(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("archive") / ODD
     folder.mkdir()
-    copy_project(folder, without=("benchmarks/",))
+    copy_project(folder)
     write_params(folder, CHANGES)
     draw_shapes(folder / "data/raw/shapes")
     return folder
@@ -86,7 +86,7 @@ def test_and_once_there_is_git_dvc_has_its_experiments(archive: Path) -> None:
 
 def test_in_a_worktree(tmp_path: Path) -> None:
     main, other = tmp_path / "main", tmp_path / ODD
-    copy_project(main, without=("benchmarks/",))
+    copy_project(main)
     write_params(main, CHANGES)
     identity = {f"GIT_{who}_{what}": "a@b" for who in ("AUTHOR", "COMMITTER") for what in ("NAME", "EMAIL")}
     for command in (
