@@ -209,11 +209,13 @@ def write_json(path: Path, values: Any) -> None:
 
 
 def write_text(path: Path, text: str) -> None:
-    """Write UTF-8 through a temporary sibling: a reader sees the old file or the new one."""
+    """Write UTF-8 through a temporary sibling: a reader sees the old file or the new one, which is on the disk then."""
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
         temporary.write_text(text, encoding="utf-8")
+        fsync(temporary)
         os.replace(temporary, path)
+        fsync(path.parent)
     finally:
         temporary.unlink(missing_ok=True)
 

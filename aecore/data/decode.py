@@ -95,6 +95,11 @@ class Decoded:
     height: int
 
 
+def most_bytes(max_pixels: int) -> int:
+    """Bytes of the largest file that a picture of so many pixels needs: 16-bit RGBA, uncompressed, and its header."""
+    return 8 * max_pixels + 2**20
+
+
 def content_hash(content: bytes | np.ndarray) -> bytes:
     """sha256 (32 bytes) of an encoded file, or of an array's dtype, shape and bytes."""
     if isinstance(content, bytes):

@@ -19,7 +19,7 @@ from tqdm import tqdm
 from aecore.artifact import writing
 from aecore.config import PREPARED, REMOVED, Runtime, UserError, WorkFailed, require, section
 from aecore.counted import counted
-from aecore.data.decode import Fit, Preparation
+from aecore.data.decode import Fit, Preparation, most_bytes
 from aecore.data.items import SPLITS, Found, Kept, deduplicate, lay_out, make_tables, write_shards, write_tables
 from aecore.data.listing import Listing
 from aecore.data.reading import read_all
@@ -133,7 +133,7 @@ def _prepare(
     source: SourceConfig, config: PrepareConfig, runtime: Runtime, directory: Path, removed: Removals
 ) -> Summary:
     preparation = config.preparation
-    stream = open_source(source, limit=8 * config.max_pixels + 2**20)  # 16-bit RGBA, uncompressed, and its header
+    stream = open_source(source, limit=most_bytes(config.max_pixels))
     facts: dict[str, Any] = {}
     with writing(directory, "data", facts=facts) as temporary:
         if stream.files:

@@ -18,11 +18,18 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any, NamedTuple, cast, get_args
+from typing import TYPE_CHECKING, Any, NamedTuple, cast, get_args
+
+import numpy as np
 
 from aecore.artifact import make_directory, sha256_json, write_text
 from aecore.config import UserError
 from aecore.data.decode import Fit, Preparation
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+    from aecore.data.images import Images
 
 HEAD = ("image", "id", "pixel_hash", "preparation")
 
@@ -51,6 +58,8 @@ class Removals:
             text = path.read_text(encoding="utf-8-sig")
         except FileNotFoundError:
             return cls()
+        except (IsADirectoryError, NotADirectoryError) as error:
+            raise UserError(f"{path} is no file: {_MEND}.") from error
         except UnicodeDecodeError as error:
             raise UserError(f"{path} is not UTF-8 text ({error.reason}): {_MEND}.") from error
         rows, lines = set(), csv.reader(io.StringIO(text))
@@ -95,11 +104,38 @@ class Removals:
             found.setdefault(row.image, []).append(row)
         return found
 
-    def without(self, ids: Iterable[int]) -> Removals:
-        """The list without the images that have a file with one of these `ids`."""
-        asked = set(ids)
-        withdrawn = {row.image for row in self.rows if row.id in asked}
-        return Removals(frozenset(row for row in self.rows if row.image not in withdrawn))
+    def together(self, ids: Iterable[int]) -> Removals:
+        """The rows of these files, of the images they belong to, and of all that shares a file or pixels with those."""
+        left, found = set(self.rows), set[Row]()
+        files, images, pixels = set(ids), set[int](), set[tuple[str, str]]()
+        while more := {
+            row for row in left
+            if row.id in files or row.image in images or (row.preparation, row.pixel_hash) in pixels
+        }:  # fmt: skip
+            left -= more
+            found |= more
+            files |= {row.id for row in more}
+            images |= {row.image for row in more}
+            pixels |= {(row.preparation, row.pixel_hash) for row in more if row.pixel_hash}
+        return Removals(frozenset(found))
+
+    def __sub__(self, other: Removals) -> Removals:
+        """What stands here and not in the other."""
+        return Removals(self.rows - other.rows)
+
+    def among(self, images: Images, aliases: pa.Table) -> np.ndarray:
+        """Rows of prepared images that are listed, by the id of one of their files or by their pixels; int64 ascending.
+
+        `aliases` has the `id` of each other file and that of the `item` whose pixels it has.
+        """
+        if not self.rows:
+            return np.empty(0, np.int64)
+        ids = np.array(sorted(self.ids), np.int64)
+        items = aliases["item"].to_numpy()[np.isin(aliases["id"].to_numpy(), ids)]
+        named = np.flatnonzero(np.isin(images.ids(), np.concatenate([ids, items])))
+        hashes = [pixel_hash.hex() for pixel_hash in sorted(self.pixels.get(told(images.manifest.facts), ()))]
+        shown = [row for _, row in images.with_pixels(hashes)] if hashes else []
+        return np.union1d(named, np.array(shown, np.int64))
 
     @cached_property
     def pixels(self) -> dict[str, frozenset[bytes]]:

@@ -256,7 +256,8 @@ def _measured(rule: Rule) -> str:
     """What the rule means and was measured on, for a person."""
     return (
         "of a picture's variance left when the other is laid over it: the same picture saved again, scaled, "
-        f"brightened or cropped a little, as {100 * rule.share:.0f} % of {counted(rule.copies, 'such copy', 'such copies')} are and about "
+        f"brightened or cropped a little, as {100 * rule.share:.0f} % of "
+        f"{counted(rule.copies, 'such copy', 'such copies')} are and about "
         f"{1000 * MISTAKEN:.0f} in 1,000 of {counted(rule.decoys, 'mirrored image')}, which have no copy, at most"
     )
 
@@ -267,12 +268,9 @@ def _rule(rule: Rule) -> dict[str, Any]:
 
 
 def _exact(searcher: Searcher) -> list[dict[str, Any]]:
-    """Files whose prepared pixels are an item's own: `prepare` found them."""
-    import pyarrow.parquet as pq
-
+    """Files whose prepared pixels are an image's own: `prepare` or `add` found them."""
     copies: dict[int, list[str]] = {}
-    table = pq.read_table(searcher.base.images.directory / "aliases.parquet", columns=["item", "path"])
-    for row in table.to_pylist():
+    for row in searcher.aliases().to_pylist():
         copies.setdefault(row["item"], []).append(row["path"])
     ids = np.array(sorted(copies, key=lambda item: (-len(copies[item]), item)), np.int64)
     ids = ids[searcher.collection.positions(ids) >= 0]

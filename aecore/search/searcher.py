@@ -6,15 +6,16 @@ import dataclasses
 import math
 import re
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 import numpy as np
 
 from aecore import artifact, config
 from aecore.artifact import Manifest
 from aecore.config import UserError, WorkFailed
+from aecore.data.removed import Removals
 from aecore.search.clusters import Clusters
 from aecore.search.collection import Collection
 from aecore.search.gpu import ASKED, Gpu, wanted
@@ -23,6 +24,9 @@ from aecore.search.metric import codes, distances
 from aecore.search.segment import Segment
 from aecore.search.storage import measure_of
 from aecore.search.vector_index import NONE, Candidates, rescored
+
+if TYPE_CHECKING:
+    import pyarrow as pa
 
 PARTS = {"data": config.PREPARED, "model": config.MODEL, "embeddings": config.EMBEDDINGS, "index": config.INDEX}
 """The artefacts a search needs, and where the workspace has them; a published copy holds each under its kind."""
@@ -50,6 +54,8 @@ class Source:
     kind: Literal["published", "workspace"]
     directory: Path
     """Of the published copy, or the project's folder."""
+    removals: Removals = field(default_factory=Removals, repr=False)
+    """What the workspace should not answer with, though it was made before that was removed; a copy knows itself."""
 
     @classmethod
     def find(cls, root: Path = Path()) -> Source:
@@ -65,7 +71,7 @@ class Source:
                 f"{current} leads to {current.readlink()}, which is not there: run `python -m aecore publish`."
             )
         config.check_project(root)
-        return cls("workspace", root)
+        return cls("workspace", root, Removals.read(root / config.REMOVED))
 
     def path(self, kind: str) -> Path:
         """Directory of the artefact of this `kind` (a key of PARTS or EXTRAS)."""
@@ -117,7 +123,8 @@ class Searcher:
         model = model or artifact.read_manifest(source.path("model"), "model")
         growth = source.growth(artifact.read_manifest(source.path("index"), "index"))
         base = Segment.open(source.path, model)
-        segments = [dataclasses.replace(base, removed=growth.removed.get(BASE, NONE))]
+        hidden = source.removals.among(base.images, base.images.aliases()) if source.removals.rows else NONE
+        segments = [dataclasses.replace(base, removed=growth.removed.get(BASE, hidden))]
         used = Manifest("model", model.digest)  # trained on the base's data, not on what was added
         for name in growth.segments:
             path = segment_path(source.directory, name)
@@ -137,6 +144,13 @@ class Searcher:
             added, removed = self.growth.counts
             grown = {"digest": self.growth.manifest.digest, "added": added, "removed": removed}
         return {"kind": self.source.kind, "path": str(self.source.directory), "digests": digests, "growth": grown}
+
+    def aliases(self) -> pa.Table:
+        """Files with the pixels of an image: the `id` and `path` of each, and the id of that `item`."""
+        import pyarrow as pa
+
+        added = self.growth.aliases().select(["id", "path", "item"])
+        return pa.concat_tables([self.base.images.aliases(), added])
 
     def comparable(self, vectors: np.ndarray) -> np.ndarray:
         """Raw codes (n, dim) as the index compares them, float32."""

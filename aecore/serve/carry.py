@@ -6,134 +6,119 @@ where it was and has its id still. What the new copy has already, and what was r
 
 from __future__ import annotations
 
-import contextlib
 import tempfile
-from collections.abc import Iterator
 from functools import partial
 from itertools import islice
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 from tqdm import tqdm
 
-from aecore import artifact
-from aecore.config import Runtime, UserError
-from aecore.data.entry import Entry
-from aecore.data.given import ARCHIVE_SUFFIXES
-from aecore.data.images import Images
+from aecore.config import Runtime
 from aecore.data.items import deduplicate, pixel_hash
+from aecore.data.paths import entries_at
 from aecore.data.reading import read_all
 from aecore.data.removed import Removals, told
-from aecore.data.trees import archive, files
 from aecore.embedding import Encoder
-from aecore.search.growth import Growth, segment_path
-from aecore.search.searcher import Source
-from aecore.search.vector_index import NONE
+from aecore.search.searcher import Searcher, Source
 from aecore.serve.growing import Growing, streamed
+
+if TYPE_CHECKING:
+    import pyarrow as pa
 
 BATCH = 16_384
 """Images carried over in one step."""
 
 
-def carry(root: Path, old: Path, new: Source, removals: Removals, runtime: Runtime) -> tuple[int, list[str]]:
+def carry(root: Path, old: Source, new: Source, removals: Removals, runtime: Runtime) -> tuple[int, list[str]]:
     """Add to the copy `new` what had been added to the copy `old` and is not in it; needs the lock.
 
     Returns how many images that were, and the paths of those that it cannot have. Every BATCH images are a step of its
     own, and what is there is passed over, so that it carries on after a kill. Relative paths are looked up in `root`.
-    Raises UserError where what `old` grew by cannot be read.
+    Raises UserError where `old` cannot be opened.
     """
-    growth = Growth.read(old, artifact.read_manifest(old / "index", "index"))
-    if not growth.segments:
+    before = Searcher.open(old)
+    if before.growth.manifest is None:
         return 0, []
     copy = Growing(new, Encoder.load(new.path("model"), runtime.device))
-    behind: list[str] = []
-    for images, rows in _added(old, growth):
-        ids = images.ids()[rows]
-        rows = rows[copy.lacks(ids) & ~np.isin(ids, list(removals.ids))]
-        if told(images.manifest.facts) == told(copy.encoder.preparation):
-            _from_pixels(images, rows, copy)
-        else:
-            behind += _from_files(root, images, rows, copy, removals, runtime.threads)
-    return copy.added, behind
+    table, positions = added(before)
+    ids = table["id"].to_numpy()
+    left = np.flatnonzero(copy.lacks(ids) & ~np.isin(ids, list(removals.ids)))
+    table, positions = table.take(left), positions[left]
+    if told(before.base.images.manifest.facts) == told(copy.encoder.preparation):
+        _from_pixels(before, table, positions, copy)
+        return copy.added, []
+    return copy.added, _from_files(root, table, copy, removals, runtime.threads)
 
 
-def added_ids(copy: Path) -> np.ndarray:
-    """Ids of the images that were added to a copy and answer there, int64. Raises as `carry`."""
-    growth = Growth.read(copy, artifact.read_manifest(copy / "index", "index"))
-    return np.concatenate([np.empty(0, np.int64), *(images.ids()[rows] for images, rows in _added(copy, growth))])
+def added(searcher: Searcher) -> tuple[pa.Table, np.ndarray]:
+    """The files that were added to a copy and whose image answers: their rows as items, and the image's position.
 
-
-def _added(copy: Path, growth: Growth) -> Iterator[tuple[Images, np.ndarray]]:
-    """The images of each segment that was added, and the rows that answer, int64 ascending."""
-    for name in growth.segments:
-        images = Images.open(segment_path(copy, name) / "data")
-        yield images, np.setdiff1d(np.arange(images.count), growth.removed.get(name, NONE))
-
-
-def _from_pixels(images: Images, rows: np.ndarray, copy: Growing) -> None:
-    """Carry over the images at `rows` of a segment by the pixels that it keeps."""
+    A file with the pixels of an image that was there has the row of that one, with its own id and path.
+    """
     import pyarrow as pa
 
-    for start in range(0, len(rows), BATCH):
-        some = rows[start : start + BATCH]
-        copy.add(pa.concat_tables(images.tables(some)), partial(_rows, images, some))
+    collection, parts, positions = searcher.collection, list[pa.Table](), list[np.ndarray]()
+    for start, segment in list(zip(collection.starts.tolist(), collection.segments, strict=False))[1:]:
+        rows = np.setdiff1d(np.arange(segment.size), segment.removed)
+        parts += segment.images.tables(rows)
+        positions.append(start + rows)
+    aliases = searcher.growth.aliases()
+    at = collection.positions(aliases["item"].to_numpy())
+    for place, segment in enumerate(collection.segments):
+        start, stop = collection.starts[place : place + 2].tolist()
+        mine = np.flatnonzero((at >= start) & (at < stop))
+        mine = mine[np.argsort(at[mine], kind="stable")]
+        rows, which = np.unique(at[mine] - start, return_inverse=True)
+        if len(rows):
+            items = pa.concat_tables(segment.images.tables(rows)).take(which)
+            for name in ("id", "path", "batch", "sha256"):
+                items = items.set_column(items.column_names.index(name), name, aliases[name].take(mine))
+            parts.append(items)
+            positions.append(at[mine])
+    schema = searcher.base.images.schema
+    tables = [part.select(schema.names).cast(schema) for part in parts]
+    return pa.concat_tables([schema.empty_table(), *tables]), np.concatenate([np.empty(0, np.int64), *positions])
 
 
-def _rows(images: Images, rows: np.ndarray, places: np.ndarray) -> np.ndarray:
-    return images.rows(rows[places])
+def _from_pixels(before: Searcher, table: pa.Table, positions: np.ndarray, copy: Growing) -> None:
+    """Carry over the images of a table by the pixels that are kept at `positions`."""
+    for start in range(0, len(table), BATCH):
+        some, at = table.slice(start, BATCH), positions[start : start + BATCH]
+        _, first, item = np.unique(some["pixel_hash"].to_pylist(), return_index=True, return_inverse=True)
+        rest = np.setdiff1d(np.arange(len(some)), first)
+        aliases = some.take(rest).append_column("item", some["id"].take(first[item[rest]]))
+        copy.add(some.take(first), partial(_at, before, at[first]), aliases)
 
 
-def _from_files(
-    root: Path, images: Images, rows: np.ndarray, copy: Growing, removals: Removals, threads: int
-) -> list[str]:
-    """Carry over the images at `rows` of a segment from their files; returns the paths of those that are lost."""
+def _at(before: Searcher, positions: np.ndarray, rows: np.ndarray) -> np.ndarray:
+    return before.collection.pixels(positions[rows])
+
+
+def _from_files(root: Path, table: pa.Table, copy: Growing, removals: Removals, threads: int) -> list[str]:
+    """Carry over the images of a table from their files; returns the paths of those that are lost.
+
+    One is not where another file of its picture was found.
+    """
     import pyarrow as pa
 
-    if not len(rows):
-        return []
-    table, preparation = pa.concat_tables(images.tables(rows)), copy.encoder.preparation
-    paths, left = table["path"].to_pylist(), {item_id: row for row, item_id in enumerate(table["id"].to_pylist())}
+    preparation, paths, old = copy.encoder.preparation, table["path"].to_pylist(), table["pixel_hash"].to_pylist()
+    row_of = {item_id: row for row, item_id in enumerate(table["id"].to_pylist())}
+    seen = set[str]()
     with tqdm(total=len(paths), desc="carry over", unit=" images", mininterval=0.5, disable=None) as bar:
-        for entries in _opened(root, paths, preparation.max_pixels):
+        for entries in entries_at(root, paths, preparation.max_pixels):
             while some := list(islice(entries, BATCH)):
                 with tempfile.TemporaryFile(dir=copy.source.directory.parent) as pixels:
-                    found = read_all(some, preparation, threads, pixels, bar, lambda name: name not in left, removals)
+                    found = read_all(some, preparation, threads, pixels, bar, lambda name: name not in row_of, removals)
                     pixels.flush()
                     kept = deduplicate(found)
-                    old = np.array([left[item_id] for item_id in kept.ids.tolist()], np.int64)  # rows of the table
+                    rows = np.array([row_of[item_id] for item_id in kept.ids.tolist()], np.int64)
                     hashes = pa.array([pixel_hash(found, place) for place in kept.items.tolist()], pa.string())
-                    items = table.take(old[kept.items])
+                    items = table.take(rows[kept.items])
                     items = items.set_column(items.column_names.index("pixel_hash"), "pixel_hash", hashes)
                     stands = pa.array(kept.ids[kept.item_of[kept.aliases]])
-                    aliases = table.take(old[kept.aliases]).append_column("item", stands)
+                    aliases = table.take(rows[kept.aliases]).append_column("item", stands)
                     copy.add(items, streamed(pixels, kept.items, preparation.shape), aliases)
-                    for item_id in [*found.removed, *kept.ids.tolist()]:
-                        left.pop(item_id, None)
-    return [paths[row] for row in left.values()]
-
-
-def _opened(root: Path, paths: list[str], max_pixels: int) -> Iterator[Iterator[Entry]]:
-    """The files at these paths, as far as they are there, and the members of each archive that are named so."""
-    single, packed = list[Path](), dict[Path, set[str]]()
-    for path in paths:
-        inside = next((folder for folder in Path(path).parents if _is_archive(root / folder)), None)
-        if inside is not None:
-            packed.setdefault(root / inside, set()).add(path.removeprefix(f"{inside}/"))
-        elif (root / path).is_file():
-            single.append(root / path)
-    limit = 8 * max_pixels + 2**20  # 16-bit RGBA, uncompressed, and its header
-    yield files(single, limit).entries
-    for file, members in packed.items():
-        yield _members(file, members, limit)
-
-
-def _members(file: Path, names: set[str], limit: int) -> Iterator[Entry]:
-    """The members of an archive that have these names, up to where it is damaged."""
-    with contextlib.suppress(UserError):
-        yield from (
-            entry for entry in archive(file, limit, batches=False, split_folders="never").entries if entry.path in names
-        )
-
-
-def _is_archive(path: Path) -> bool:
-    return path.name.lower().endswith(ARCHIVE_SUFFIXES) and path.is_file()
+                seen |= {old[row_of[item_id]] for item_id in [*found.removed, *kept.ids.tolist()] if item_id in row_of}
+    return [path for path, pixels in zip(paths, old, strict=True) if pixels not in seen]

@@ -46,6 +46,7 @@ from aecore.search.growth import growth_folder
 from aecore.search.metric import IndexConfig
 from aecore.search.searcher import Searcher, Source
 from aecore.serve import forget
+from aecore.serve.forget import Ledger
 from aecore.serve.growing import Growing, streamed
 from aecore.serve.lock import locked
 from aecore.serve.segments import restore, retire, tidied
@@ -99,13 +100,13 @@ def add(paths: Sequence[str | Path], as_json: bool = False, root: Path = Path())
                 f"aecore add: the published images have no attribute {legible(', '.join(unknown))}: left out",
                 file=sys.stderr,
             )
-        removals = forget.known(root)
-        forget.enforce(root, source, removals)
+        ledger = Ledger(root)
+        ledger.enforce(source)
         copy = Growing(source, encoder)
         try:
             for prefix, stream in opened:
                 with tqdm(total=stream.total, desc="add", unit=" images", mininterval=0.5, disable=None) as bar:
-                    while _step(copy, prefix, stream, removals, runtime.threads, bar, outcome):
+                    while _step(copy, prefix, stream, ledger.removals, runtime.threads, bar, outcome):
                         pass
         except BaseException:
             if outcome.added:
@@ -143,12 +144,13 @@ def remove(ids: Sequence[str | int], where: str | None = None, as_json: bool = F
     if not ids and where is None:
         raise UserError("there is nothing to remove: give ids, or --where CONDITION.")
     with locked(_served(root).directory.parent):
-        source, removals = _served(root), forget.known(root)
+        source, ledger = _served(root), Ledger(root)
         print(f"aecore remove: from {source}", file=sys.stderr)
-        done = forget.enforce(root, source, removals)  # what a kill left undone
+        before = ledger.removals.ids
+        done = ledger.enforce(source)  # what a kill left undone
         searcher = Searcher.open(source)
         asked = [parse_id(item_id) for item_id in ids]
-        positions = [forget.position(searcher, item_id) for item_id in asked if item_id not in removals.ids]
+        positions = [forget.position(searcher, item_id) for item_id in asked if item_id not in before]
         if where is not None:
             met = searcher.matching(where)
             if not len(met):
@@ -158,7 +160,7 @@ def remove(ids: Sequence[str | int], where: str | None = None, as_json: bool = F
         if len(gone) == searcher.count:
             raise UserError("these are all the images there are: an index of none cannot answer; nothing was removed.")
         if len(gone):
-            forget.record(root, removals | Removals(forget.rows_of(searcher, gone)))
+            ledger.add(forget.rows_of(searcher, gone) | forget.rows_elsewhere(root, searcher, gone))
             retire(source, searcher, gone)
         del searcher  # what it holds cannot be tidied away
         searcher = tidied(source)
@@ -174,17 +176,19 @@ def withdraw(ids: Sequence[str | int], as_json: bool = False, root: Path = Path(
     Raises UserError for an id that was not removed (then nothing is withdrawn), WorkFailed as `add`.
     """
     with locked(_served(root).directory.parent):
-        source, removals = _served(root), forget.known(root)
-        files = forget.files_of(removals, [parse_id(item_id) for item_id in ids])
-        back = 0
+        source, ledger = _served(root), Ledger(root)
+        asked = [parse_id(item_id) for item_id in ids]
+        for item_id in asked:
+            if item_id not in ledger.removals.ids:
+                raise UserError(f"id {item_id} was not removed: `python -m aecore inspect --removed` lists what was.")
+        ended, back = ledger.removals.together(asked), 0
         for copy in source.directory.parent.iterdir():
             if (copy / artifact.MANIFEST).is_file() and not copy.is_symlink() and growth_folder(copy).is_dir():
-                back_here = _restored(Source("published", copy), files)
+                back_here = _restored(Source("published", copy), ended.ids)
                 back = back_here if copy == source.directory else back
-        left = removals.without(files)
-        forget.record(root, left)
+        ledger.drop(ended)
         searcher = tidied(source)
-    withdrawn = len(removals.images) - len(left.images)
+    withdrawn = len(ended.images)
     if back < withdrawn:
         print("aecore remove: the others are not in this copy any more: `python -m aecore add FILE` brings one back "
               "now, the next `dvc repro` and `publish` those that lie in data.path", file=sys.stderr)  # fmt: skip

@@ -39,8 +39,7 @@ class Growing:
 
     def lacks(self, ids: np.ndarray) -> np.ndarray:
         """Which of these ids, int64 (n,), are those of no image here, nor of a file with its pixels; bool (n,)."""
-        tables = self.searcher.base.images.aliases(), self.searcher.growth.aliases()
-        aliases = np.concatenate([table["id"].to_numpy() for table in tables])
+        aliases = self.searcher.aliases()["id"].to_numpy()
         return np.asarray((self.searcher.collection.positions(ids) < 0) & ~np.isin(ids, aliases))
 
     def add(self, images: pa.Table, pixels: Pixels, aliases: pa.Table | None = None) -> None:

@@ -15,6 +15,7 @@ from aecore import artifact
 from aecore.artifact import Manifest
 from aecore.config import UserError
 from aecore.data.images import ALIASES, Images, no_aliases
+from aecore.data.removed import Removals
 from aecore.names import legible
 from aecore.search.growth import BASE, Growth, commit, damaged, generation, growth_folder, segment_path
 from aecore.search.vector_index import NONE
@@ -25,16 +26,17 @@ if TYPE_CHECKING:
 ITEMS = "items.parquet"
 
 
-def mend(copy: Path, index: Manifest) -> bool:
+def mend(copy: Path, index: Manifest, removals: Removals) -> bool:
     """Where what a copy grew by is damaged, go on with what is whole of it, and say what is lost.
 
-    Returns whether it was. Where it cannot even be told what there was, all of it is moved away. Rows that were removed
-    may answer again after it: the list of what was removed has to be applied anew (see `aecore.serve.forget`).
+    Returns whether it was. Where it cannot even be told what there was, all of it is moved away. What `removals` lists
+    does not answer, whatever became of the rows that said so.
     """
     try:
         growth, unknown, aliases = _salvaged(copy, index)
     except (UserError, OSError) as error:
         _set_aside(copy, error)
+        _commit(copy, index, Growth(), [], no_aliases(), removals)
         return True
     broken = damaged(copy, growth)
     if not (broken or unknown):
@@ -48,10 +50,30 @@ def mend(copy: Path, index: Manifest) -> bool:
         print(f"; add them again: {named} has {len(paths):,} of their paths" if paths else "", file=sys.stderr)
     if paths:
         artifact.write_text(named, "".join(f"{legible(path)}\n" for path in paths))
-    whole = [segment for segment in growth.segments if segment not in broken]
-    commit(copy, index, whole, {name: rows for name, rows in growth.removed.items() if name in (BASE, *whole)},
-           aliases)  # fmt: skip
+    _commit(copy, index, growth, [segment for segment in growth.segments if segment not in broken], aliases, removals)
     return True
+
+
+def lost(copy: Path, index: Manifest) -> list[str]:
+    """Paths of the images that `mend` would lose, as far as they can be told. Raises as `Growth.read`."""
+    growth = Growth.read(copy, index)
+    return sorted(path for segment in damaged(copy, growth) for path in _paths_in(copy, growth, segment))
+
+
+def _commit(
+    copy: Path, index: Manifest, growth: Growth, whole: list[str], aliases: pa.Table, removals: Removals
+) -> None:
+    """Go on with the segments that are `whole`, less what was removed from them."""
+    import pyarrow
+
+    images = {BASE: copy / "data", **{name: segment_path(copy, name) / "data" for name in whole}}
+    opened = {name: Images.open(path) for name, path in images.items()}
+    files = pyarrow.concat_tables([opened[BASE].aliases(), aliases.select(["id", "path", "item"])])
+    removed = {
+        name: np.union1d(growth.removed.get(name, NONE), removals.among(some, files)) for name, some in opened.items()
+    }
+    if whole or aliases.num_rows or any(map(len, removed.values())) or growth.number:
+        commit(copy, index, whole, removed, aliases)
 
 
 def _salvaged(copy: Path, index: Manifest) -> tuple[Growth, dict[str, str], pa.Table]:

@@ -33,12 +33,13 @@ from aecore.config import Runtime, UserError, WorkFailed
 from aecore.counted import counted
 from aecore.data.removed import Removals
 from aecore.embedding import Encoder
+from aecore.names import legible
 from aecore.search.growth import Growth, growth_folder, sweep, verify
 from aecore.search.searcher import EXTRAS, PARTS, Searcher, Source
-from aecore.serve import forget
-from aecore.serve.carry import added_ids, carry
+from aecore.serve.carry import added, carry
+from aecore.serve.forget import Ledger
 from aecore.serve.lock import locked
-from aecore.serve.mend import mend
+from aecore.serve.mend import lost, mend
 
 SHOWN = 10
 """Images that stay behind are named, up to so many."""
@@ -68,16 +69,16 @@ def publish(root: Path = Path(), leave_behind: bool = False) -> None:
         name, previous = copy_id(parts), _current(serving)
         copy = serving / name
         _remove_orphans(serving)
-        removals = forget.known(root)
+        ledger = Ledger(root)
         whole = _is_whole(copy)
         if not whole:
             _copy(workspace, copy, parts, runtime.device)
-        mended = mend(copy, parts["index"])
+        mended = mend(copy, parts["index"], ledger.removals)
         published = Source("published", copy)
         carried = 0
         if previous is not None and previous != name:
-            carried = _carry_over(root, previous, published, removals, runtime, leave_behind)
-        gone = forget.enforce(root, published, removals)
+            carried = _carry_over(root, previous, published, ledger.removals, runtime, leave_behind)
+        gone = ledger.enforce(published)
         sweep(copy)
         if whole and not mended and not gone and name == previous:
             print(f"{copy} is published and current already: nothing to do")
@@ -103,24 +104,33 @@ def _carry_over(
     old = new.directory.parent / previous
     if not growth_folder(old).is_dir():
         return 0
-    carried, behind = 0, list[str]()
+    source, carried, behind = Source("published", old), 0, list[str]()
     try:
-        mend(old, artifact.read_manifest(old / "index", "index"))
-        carried, behind = carry(root, old, new, removals, runtime)
+        index = artifact.read_manifest(source.path("index"), "index")
+        try:
+            verify(old, index)
+        except UserError:
+            if not leave_behind:
+                behind = lost(old, index)
+                raise
+            mend(old, index, removals)
+        carried, behind = carry(root, source, new, removals, runtime)
     except UserError as error:
-        told = f"what had been added to {old}, if anything, cannot be told ({error})"
+        some = f" ({', '.join(behind[:SHOWN])}{' …' if len(behind) > SHOWN else ''})" if behind else ""
+        told = f"what was added to {old}{some} cannot all be carried over ({str(error).partition(': run ')[0]})"
         if not leave_behind:
             raise WorkFailed(
-                f"{told}: bring it back, or run {artifact.PUBLISH} with --leave-behind. Nothing was switched."
+                f"{told}: bring {growth_folder(old)} back from elsewhere, or run {artifact.PUBLISH} with "
+                "--leave-behind. Nothing was switched."
             ) from error
-        print(f"aecore publish: {told}, and stays behind", file=sys.stderr)
+        print(f"aecore publish: {told}: it stays behind", file=sys.stderr)
     if behind := sorted(behind):
         named = new.directory.parent / f"behind-{previous}.txt"
-        artifact.write_text(named, "".join(f"{path}\n" for path in behind))
+        artifact.write_text(named, "".join(f"{legible(path)}\n" for path in behind))
         more = f", and {len(behind) - SHOWN:,} more ({named} has them all)" if len(behind) > SHOWN else f" ({named})"
         told = (
             f"{counted(len(behind), 'image')} added to {previous} cannot be encoded for {new.directory.name}, "
-            "which has images of another size, since their files are not where they were, or have changed: "
+            "which prepares images in another way, since their files are not where they were, or have changed: "
             f"{', '.join(behind[:SHOWN])}{more}"
         )
         if not leave_behind:
@@ -162,7 +172,7 @@ def rollback(root: Path = Path()) -> None:
             raise WorkFailed(f"{error} (It mends what the workspace holds: bring the artefacts of {before} back there "
                              "with git and DVC first.)") from error  # fmt: skip
         source = Source("published", serving / before)
-        gone = forget.enforce(root, source, forget.known(root))
+        gone = Ledger(root).enforce(source)
         sweep(source.directory)
         _tell_left(serving / now, source)
         _switch(serving, "rollback", before, now)
@@ -173,8 +183,10 @@ def rollback(root: Path = Path()) -> None:
 def _tell_left(copy: Path, other: Source) -> None:
     """Say on standard error how many images that were added to a copy another one does not have."""
     with contextlib.suppress(UserError):  # it is damaged: that is why it is left
-        ids = added_ids(copy)
-        if len(ids) and (left := int((Searcher.open(other).collection.positions(ids) < 0).sum())):
+        ids = added(Searcher.open(Source("published", copy)))[0]["id"].to_numpy()
+        there = Searcher.open(other)
+        known = (there.collection.positions(ids) >= 0) | np.isin(ids, there.aliases()["id"].to_numpy())
+        if left := int((~known).sum()):
             print(f"aecore rollback: {counted(left, 'image')} added to {copy.name}, not in {other.directory}: add "
                   "them again", file=sys.stderr)  # fmt: skip
 

@@ -77,6 +77,8 @@ def restore(source: Source, searcher: Searcher, ids: np.ndarray) -> int:
     wanted = ids[searcher.collection.positions(ids) < 0]
     for name, segment in zip([BASE, *searcher.growth.segments], searcher.collection.segments, strict=True):
         again = np.isin(segment.ids[segment.removed], wanted)
+        hashes = [row["pixel_hash"] for row in segment.images.take(segment.removed[again], ["pixel_hash"])]
+        again[again] = searcher.collection.showing(hashes) < 0  # else another file of the picture answers
         wanted = np.setdiff1d(wanted, segment.ids[segment.removed[again]])  # none of them twice
         removed[name], back = segment.removed[~again], back + int(again.sum())
     if back:

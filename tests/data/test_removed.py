@@ -93,8 +93,12 @@ def test_a_table_that_is_none_is_refused(content: bytes, tmp_path: Path) -> None
 
 def test_withdrawing_one_file_withdraws_its_image_and_no_other() -> None:
     removals = Removals(frozenset(Row(image, image + n, HASH, "1x6x6 crop") for image in (10, 20, 30) for n in (0, 1)))
-    assert {row.image for row in removals.without([21, 10]).rows} == {30}
-    assert removals.without([5]) == removals
+    assert {row.image for row in removals.together([21]).rows} == {10, 20, 30}  # they share their pixels
+    apart = Removals(frozenset(row._replace(pixel_hash=f"{row.image:064x}") for row in removals.rows))
+    assert {row.image for row in (apart - apart.together([21, 10])).rows} == {30}
+    assert apart.together([5]) == Removals()
+    bridged = apart | Removals(frozenset([Row(20, 31, "", "1x6x6 crop")]))
+    assert {row.image for row in bridged.together([21]).rows} == {20, 30}
 
 
 @pytest.mark.parametrize("fit", ["crop", "pad", "stretch"])
