@@ -26,6 +26,7 @@ from aecore.data.prepare import PrepareConfig
 from aecore.data.removed import HEAD, Removals
 from aecore.data.sources import SourceConfig, open_source
 from aecore.models.recipe import Recipe, recipe_values
+from aecore.names import legible
 from aecore.output import tell
 from aecore.search.metric import IndexConfig
 from aecore.tracking import TrackingConfig
@@ -56,7 +57,8 @@ class Report:
 
     def __str__(self) -> str:
         files = "" if self.files is None else f" ({counted(self.files, 'file')})"
-        return "\n".join([f"{PARAMS}, its recipe and {self.data}{files} are in order", *self.notes])
+        said = [f"{PARAMS}, its recipe and {self.data}{files} are in order", *self.notes]
+        return "\n".join(map(legible, said))
 
 
 def run(as_json: bool) -> None:
@@ -68,8 +70,11 @@ def run(as_json: bool) -> None:
     elif not found.faults:
         print(found)
     if found.faults:
-        head = "" if len(found.faults) == 1 else f"{len(found.faults)} things are wrong:\n"
-        raise UserError(head + "\n".join(found.faults))
+        if len(found.faults) == 1:
+            raise UserError(found.faults[0])
+        error = UserError(f"{len(found.faults)} things are wrong:")
+        error.details = tuple(found.faults)
+        raise error
 
 
 def check() -> Report:

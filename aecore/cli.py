@@ -54,7 +54,7 @@ def main(arguments: list[str] | None = None) -> int:
             _run(options)
         print(end="", flush=True)  # what is held back, unless standard output is closed
     except UserError as error:
-        print(f"aecore {options.command}: {legible(error)}", file=sys.stderr)
+        print(f"aecore {options.command}: {legible(error)}", *map(legible, error.details), sep="\n", file=sys.stderr)
         return error.exit_status
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

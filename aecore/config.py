@@ -43,6 +43,8 @@ class UserError(ValueError):
     """What a person asked for is wrong: one sentence that says what, where and what to do. Exit status 2."""
 
     exit_status = 2
+    details: tuple[str, ...] = ()
+    """More sentences, each for a line of its own."""
 
 
 class WorkFailed(UserError):

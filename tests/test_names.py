@@ -283,11 +283,10 @@ def test_a_tour_on_a_terminal_that_is_not_utf_8(hostile: Path, monkeypatch: pyte
     monkeypatch.setattr(sys, "stdout", io.TextIOWrapper(raw, "ascii"))
     assert cli.main(["tour"]) == 0
     told = raw.getvalue().decode("ascii")
-    assert "data.path: ..." in told
+    assert "Try next:" in told
     assert "\\xfcml\\xe4ut" in told or "\\u65e5\\u672c" in told or "\\u05e9" in told
 
 
 def test_an_argument_that_is_none_is_quoted_as_text(capsys: pytest.CaptureFixture[str]) -> None:
-    with pytest.raises(SystemExit):
-        cli.main(["query", "--k\x1b[31m\n"])
+    assert cli.main(["query", "--k\x1b[31m\n"]) == 2
     assert "--k\\x1b[31m\\n" in capsys.readouterr().err

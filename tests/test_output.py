@@ -109,6 +109,7 @@ def test_nothing_prints_json_but_tell() -> None:
 
 def program(text: str, *arguments: str, shell: str = "", cwd: Path) -> subprocess.CompletedProcess[bytes]:
     environment = os.environ | {"PYTHONPATH": str(ROOT), "PYTHONIOENCODING": "utf-8"}
+    (cwd / "params.yaml").touch()  # it is a project
     ending = f"\nimport runpy, sys\nsys.argv[1:] = {list(arguments)}\nrunpy.run_module('aecore', run_name='__main__')\n"
     command = ["bash", "-o", "pipefail", "-c", f'"$0" "$@" {shell}', sys.executable, "-c", text + ending]
     return subprocess.run(command, capture_output=True, env=environment, cwd=cwd, check=False)

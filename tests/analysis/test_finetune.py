@@ -192,7 +192,7 @@ def test_the_command_end_to_end(
     assert [(row["labels"], row["images"]) for row in result["rows"]] == [(3, 9), (9, 27)]
     few = min(np.bincount(labels[split["train"]]))
     assert [row["labels"] for row in result["left_out"]] == [1000]
-    left = rf"1,000 labels a class: left out, for the class '\w+' has only {few} labelled training images"
+    left = rf"1,000 labels a class: left out, for only {few} labelled training images show '\w+'"
     assert re.search(left, out)
     assert f"on {len(split['validation'])} labelled validation images beyond the labels counted here" in out
     assert "| 9 | 27 |" in out
@@ -219,7 +219,7 @@ def test_the_command_end_to_end(
         (["--labels", "10", "0"], "--labels is 0; expected 1 or more."),
         (["--seeds", "0"], "--seeds is 0; expected 1 to 100."),
         (["--epochs", "-1"], "--epochs is -1; expected 1 to 10000."),
-        (["--labels", "1000"], "1,000 labels a class cannot be had, for the class "),
+        (["--labels", "1000"], "1,000 labels a class cannot be had, for only 31 labelled training images show "),
     ],
 )
 def test_what_cannot_be_asked_is_refused(

@@ -61,7 +61,7 @@ def test_it_is_refused_at_once(
 def test_a_pipe_is_no_archive_to_prepare(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "pipe.zip")
     with pytest.raises(UserError, match="is neither a file nor a folder; source: archive expects a zip or tar file"):
-        open_source(SourceConfig("archive", str(tmp_path / "pipe.zip"), False), 1)
+        open_source(SourceConfig("archive", str(tmp_path / "pipe.zip"), False, "auto"), 1)
 
 
 def test_files_and_links_to_them_are_let_through(tmp_path: Path) -> None:

@@ -350,7 +350,7 @@ def test_fetch_copies_from_the_package(tmp_path: Path) -> None:
     assert "copied 4 files" in fetch(config, package)
     assert len(entries("fashion_mnist", tmp_path / "data")) == 8
     (tmp_path / "data" / "train-labels-idx1-ubyte.gz").unlink()
-    assert "copied 1 files" in fetch(config, package)
+    assert "copied 1 file " in fetch(config, package)
     assert "nothing to fetch" in fetch(config, tmp_path / "gone")
     assert len(list((tmp_path / "data").iterdir())) == 4
 

@@ -241,6 +241,7 @@ def test_an_artefact_of_another_run_is_refused_naming_both_digests(part: str, na
 
 
 def test_the_source_is_the_published_copy_where_there_is_one(tmp_path: Path) -> None:
+    (tmp_path / "params.yaml").touch()
     assert Source.find(tmp_path) == Source("workspace", tmp_path)
     assert Source.find(tmp_path).path("index") == tmp_path / "artifacts/index"
     (tmp_path / "serving/0123456789ab").mkdir(parents=True)
