@@ -191,8 +191,6 @@ def test_a_kind_that_fails_is_followed_by_the_next_and_both_are_told(monkeypatch
 def test_a_memory_that_nothing_fits_into_is_refused() -> None:
     allowed = r"60,000 codes of 64 numbers cannot take less than 0\.9 MB, index\.memory_mb allows 0\.1"
     with pytest.raises(WorkFailed, match=allowed):
-        WorkFailed, match=r"60,000 codes of 64 numbers cannot take less than 0\.9 MB, index\.memory_mb allows 0\.1"
-    ):
         possible(60_000, 64, 50_000, asked("cosine", 0, 0.9, 0.1))
     exact = possible(100, 64, 70, asked("cosine", 100, 0.9))[0]
     assert exact.name == "exact"
