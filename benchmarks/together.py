@@ -1,7 +1,9 @@
-"""Two trainings at once on the same two cores, beside one alone: with OpenMP's own way of waiting, and with aecore's.
+"""Two trainings at once on the same two cores, beside one alone: as PyTorch has it, and as aecore has it.
+
+aecore sets how OpenMP's threads wait (`aecore/environment.py`), and has steps take turns (`aecore/training/turns.py`).
 
     python benchmarks/together.py                                   two to four minutes
-    python benchmarks/together.py --also OMP_WAIT_POLICY=PASSIVE    a further row, with these variables set
+    python benchmarks/together.py --also OMP_WAIT_POLICY=PASSIVE    a further row, with these variables and no turns
 
 The reference network and batch of `benchmarks/train.py --quick`, stepped as the stage `train` steps it, in a process of
 its own. Two of them begin to be timed at the same moment and both go on until both have been. The ways take turns.
@@ -33,11 +35,12 @@ from aecore.environment import WAITING
 from aecore.models.allocator import keep_freed_memory
 from aecore.training.engine import Engine, choose_precision
 from aecore.training.feed import Feed
+from aecore.training.turns import Turns
 
 BATCH, IMAGES = 128, 4_000
 PATIENCE = 300.0
 """Seconds until the other training must have begun too."""
-COLUMNS = ("threads wait", "alone, images/s", "of the first row's", "two at once, images/s each", "both, of one alone",
+COLUMNS = ("training", "alone, images/s", "of the first row's", "two at once, images/s each", "both, of one alone",
            "others' share of the cores")  # fmt: skip
 
 
@@ -58,7 +61,7 @@ class Turn(NamedTuple):
     """Share of the machine's processors that everybody else took meanwhile; not a number where it is not known."""
 
 
-def work(pile: Pile, threads: int, seconds: float, together: Barrier, told: Connection) -> None:
+def work(pile: Pile, threads: int, seconds: float, turns: bool, together: Barrier, told: Connection) -> None:
     """Train without end; time it once, when all that are `together` have warmed up."""
     torch.set_num_threads(threads)
     keep_freed_memory()
@@ -68,6 +71,8 @@ def work(pile: Pile, threads: int, seconds: float, together: Barrier, told: Conn
         reference(images), device, choose_precision("auto", device), RATE, DECAY, CLIP, 0, 10**9, gather=feed.gather,
         stepping="eager",
     )  # fmt: skip
+    if not turns:
+        engine.turns = Turns(None)
     steps = (len(batch.keys) for epoch in range(10**9) for batch in feed.epoch(epoch) if engine.step(batch))
     for _ in range(10):
         next(steps)
@@ -81,14 +86,19 @@ def work(pile: Pile, threads: int, seconds: float, together: Barrier, told: Conn
         pass
 
 
-def turn(pile: Pile, count: int, threads: int, seconds: float, environment: Mapping[str, str]) -> Turn:
-    """Have `count` trainings run at once, each a process with these variables; raises RuntimeError if one fails."""
+def turn(
+    pile: Pile, count: int, threads: int, seconds: float, environment: Mapping[str, str], turns: bool = True
+) -> Turn:
+    """Have `count` trainings run at once, each a process with these variables, whose steps take turns if they shall.
+
+    Raises RuntimeError if one fails.
+    """
     context = multiprocessing.get_context("spawn")
     together = context.Barrier(count + 1)
     lines = [context.Pipe() for _ in range(count)]
     with changed(environment):
         processes = [
-            context.Process(target=work, args=(pile, threads, seconds, together, theirs), daemon=True)
+            context.Process(target=work, args=(pile, threads, seconds, turns, together, theirs), daemon=True)
             for _, theirs in lines
         ]
         for process in processes:
@@ -173,9 +183,12 @@ def main() -> None:
                         help="a further row with these variables; may be given more than once")  # fmt: skip
     parser.add_argument("--output", type=Path, help="folder for together.md and together.json")
     options = parser.parse_args()
-    ways: dict[str, dict[str, str]] = {"as OpenMP has it": {}}
-    for environment in [WAITING, *options.also]:
-        ways[", ".join(f"{name}={value}" for name, value in environment.items())] = environment
+    ways: dict[str, tuple[dict[str, str], bool]] = {
+        "as PyTorch has it": ({}, False),
+        "as aecore has it": (WAITING, True),
+    }
+    for environment in options.also:
+        ways[", ".join(f"{name}={value}" for name, value in environment.items())] = environment, False
     cores = sorted(os.sched_getaffinity(0))[: options.cores]
     load = os.getloadavg()[0]
     os.sched_setaffinity(0, cores)
@@ -183,9 +196,9 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         pile = make_pile(Path(folder), IMAGES, options.threads)
         for _ in range(options.turns):
-            for name, environment in ways.items():
+            for name, (environment, turns) in ways.items():
                 for count in (1, 2):
-                    done = turn(pile, count, options.threads, options.seconds, environment)
+                    done = turn(pile, count, options.threads, options.seconds, environment, turns)
                     measured[name][count].append(done)
                     print(f"{name}, {count} at once: {[round(rate) for rate in done.rates]}", file=sys.stderr)
     text = markdown(COLUMNS, rows(measured)) + (
@@ -194,10 +207,10 @@ def main() -> None:
     )
     print(text, end="")
     if options.output is not None:
-        turns = {
+        kept = {
             name: {str(n): [one._asdict() for one in done] for n, done in one.items()} for name, one in measured.items()
         }
-        write(options.output, "together", text, {"load": load, "torch": torch.__version__, "turns": turns})
+        write(options.output, "together", text, {"load": load, "torch": torch.__version__, "turns": kept})
 
 
 if __name__ == "__main__":

@@ -21,6 +21,7 @@ from aecore.training.feed import Batch
 from aecore.training.ranks import ALONE, Ranks, synchronise
 from aecore.training.settings import Stepping
 from aecore.training.stepping import Captured, Scalars, Step, compiled
+from aecore.training.turns import Turns
 
 Precision = Literal["fp32", "bf16"]
 
@@ -85,6 +86,7 @@ class Engine:
         if captured:
             self._whole = Captured(self._whole)
         self._size: int | None = None
+        self.turns = Turns.of_all_cores(device, ranks.size)
 
     @property
     def learning_rate(self) -> float:
@@ -106,7 +108,8 @@ class Engine:
         self.taken += 1
         self._size = self._size or len(batch.keys)  # an epoch's last batch is smaller: too few to compile for
         step = self._whole if len(batch.keys) == self._size else self._eager
-        return step(batch.keys, batch.share)
+        with self.turns:
+            return step(batch.keys, batch.share)
 
     def _objective(self, keys: torch.Tensor) -> Scalars:
         """Gather, corrupt, forward: the loss by its parts."""

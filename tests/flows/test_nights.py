@@ -92,6 +92,11 @@ class Place:
         found = httpx.get(f"{self.prefect}/artifacts/{key}/latest", timeout=60).raise_for_status().json()
         return list(json.loads(found["data"]))
 
+    def nearest(self, photograph: Path) -> dict[str, str]:
+        """All images that answer, the nearest first: the path of each by its id."""
+        told = json.loads(self.call("aecore", "query", str(photograph), "-k", str(self.images), "--json"))
+        return {row["id"]: row["path"] for row in told["queries"][0]["neighbours"]}
+
     def night(self) -> dict[str, dict[str, Any]]:
         """Run the nightly refresh; returns what the table of stages says of each, in order."""
         self.run("refresh/nightly")
@@ -181,6 +186,35 @@ def test_the_second_night_reruns_nothing(place: Place, first_night: dict[str, di
     assert outcomes == dict.fromkeys(place.stages(), "unchanged") | {"publish": "done"}
     assert second["publish"]["last line"].endswith("is published and current already: nothing to do")
     assert len(place.recorded("aecore")) == before
+
+
+def test_a_removal_holds_without_a_rerun_over_a_third_night_and_over_rollback(
+    place: Place, first_night: dict[str, dict[str, Any]]
+) -> None:
+    photograph = place.folder / "data/raw/photographs/03-05.jpg"
+    before = place.nearest(photograph)
+    gone = next(item_id for item_id, path in before.items() if path == photograph.name)
+    place.call("aecore", "remove", gone)
+    assert gone not in place.nearest(photograph)
+    place.call("aecore", "publish")
+    assert gone not in place.nearest(photograph)
+
+    third = place.night()
+    ran = dict.fromkeys(place.stages(), "ran") | {DATA: "unchanged", "publish": "done"}
+    assert {stage: row["outcome"] for stage, row in third.items()} == ran
+    assert third["prepare"]["last line"].startswith(f"prepared {place.images - 1} images")
+    assert third["prepare"]["last line"].endswith(", 1 passed over since data/removed.csv names them")
+    assert gone not in place.nearest(photograph)
+    assert len(place.nearest(photograph)) == place.images - 1
+
+    place.call("aecore", "rollback")
+    assert gone not in place.nearest(photograph)
+    assert len(place.nearest(photograph)) == place.images - 1
+    place.call("aecore", "publish")
+    assert gone not in place.nearest(photograph)
+    place.call("aecore", "remove", "--withdraw", gone)
+    place.call("aecore", "add", str(photograph))
+    assert gone in place.nearest(photograph)
 
 
 def tagged(run: dict[str, Any]) -> dict[str, Any]:
