@@ -183,10 +183,7 @@ def main() -> None:
                         help="a further row with these variables; may be given more than once")  # fmt: skip
     parser.add_argument("--output", type=Path, help="folder for together.md and together.json")
     options = parser.parse_args()
-    ways: dict[str, tuple[dict[str, str], bool]] = {
-        "as PyTorch has it": ({}, False),
-        "as aecore has it": (WAITING, True),
-    }
+    ways = {"as PyTorch has it": (dict[str, str](), False), "as aecore has it": (WAITING, True)}
     for environment in options.also:
         ways[", ".join(f"{name}={value}" for name, value in environment.items())] = environment, False
     cores = sorted(os.sched_getaffinity(0))[: options.cores]

@@ -14,8 +14,10 @@ import tempfile
 import time
 from contextlib import suppress
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-import torch
+if TYPE_CHECKING:
+    import torch
 
 PATIENCE = 5.0
 """Seconds that a step is waited for: whoever holds the turn may have been stopped."""
@@ -28,7 +30,7 @@ LATELY = 50
 
 
 class Turns:
-    """A lock on a file that a step holds: `with` it waits for the turn. It costs microseconds where nobody else does."""
+    """A lock on a file that a step holds: `with` waits for the turn, which costs microseconds where nobody has it."""
 
     def __init__(self, path: Path | None) -> None:
         """Take turns with all that name this `path`; with None, or where it cannot be written, with nobody."""
@@ -41,6 +43,8 @@ class Turns:
     @classmethod
     def of_all_cores(cls, device: torch.device, processes: int) -> Turns:
         """With the same user's other trainings on this machine, where this one alone has a thread for every core."""
+        import torch
+
         shares = device.type == "cpu" and processes == 1 and torch.get_num_threads() >= len(os.sched_getaffinity(0)) > 1
         return cls(Path(tempfile.gettempdir()) / f"aecore-turns-{os.getuid()}" if shares else None)
 
