@@ -43,7 +43,9 @@ def begin(program: str, *arguments: object) -> subprocess.Popen[str]:
 
 def test_steps_of_two_processes_never_overlap_and_both_have_their_share(tmp_path: Path) -> None:
     both = [begin(STEPPING, tmp_path / "turn", tmp_path / "log", 60, name) for name in "ab"]
-    assert [process.wait(120) for process in both] == [0, 0]
+    for process in both:
+        process.communicate(timeout=120)
+    assert [process.returncode for process in both] == [0, 0]
     lines = (tmp_path / "log").read_text().splitlines()
     assert len(lines) == 240
     for begins, ends in zip(lines[::2], lines[1::2], strict=True):
