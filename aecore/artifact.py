@@ -162,6 +162,7 @@ def replace_directory(new: Path, path: Path) -> None:
     """Rename directory `new` to `path`, replacing what is there; a reader sees the old one, none or the new one."""
     old = path.with_name(f".{path.name}.{os.getpid()}.old")
     if path.exists():
+        shutil.rmtree(old, ignore_errors=True)  # of a killed process that had our pid
         os.rename(path, old)
     try:
         os.rename(new, path)

@@ -98,26 +98,24 @@ class Removals:
 
     @cached_property
     def images(self) -> dict[int, list[Row]]:
-        """The rows of each removed image, ascending."""
-        found: dict[int, list[Row]] = {}
+        """The rows of each removed image, by its smallest id: all that share a file, an image or pixels are one."""
+        group: dict[object, list[Row]] = {}
         for row in sorted(self.rows):
-            found.setdefault(row.image, []).append(row)
-        return found
+            keys = [row.id, ("image", row.image), *([(row.preparation, row.pixel_hash)] if row.pixel_hash else [])]
+            joined = {id(rows): rows for key in keys if (rows := group.get(key)) is not None}
+            together = [*(other for rows in joined.values() for other in rows), row]
+            for other in together:
+                group[other.id] = group["image", other.image] = together
+                if other.pixel_hash:
+                    group[other.preparation, other.pixel_hash] = together
+        found = {min(row.image for row in rows): sorted(rows) for rows in group.values()}
+        return dict(sorted(found.items()))
 
     def together(self, ids: Iterable[int]) -> Removals:
-        """The rows of these files, of the images they belong to, and of all that shares a file or pixels with those."""
-        left, found = set(self.rows), set[Row]()
-        files, images, pixels = set(ids), set[int](), set[tuple[str, str]]()
-        while more := {
-            row for row in left
-            if row.id in files or row.image in images or (row.preparation, row.pixel_hash) in pixels
-        }:  # fmt: skip
-            left -= more
-            found |= more
-            files |= {row.id for row in more}
-            images |= {row.image for row in more}
-            pixels |= {(row.preparation, row.pixel_hash) for row in more if row.pixel_hash}
-        return Removals(frozenset(found))
+        """The rows of the images that have a file with one of these `ids`."""
+        asked = set(ids)
+        rows = (rows for rows in self.images.values() if any(row.id in asked for row in rows))
+        return Removals(frozenset(row for some in rows for row in some))
 
     def __sub__(self, other: Removals) -> Removals:
         """What stands here and not in the other."""
@@ -165,6 +163,8 @@ def parsed(text: str, max_pixels: int) -> Preparation:
     """What `told` wrote. Raises ValueError."""
     shape, _, fit = text.partition(" ")
     channels, height, width = map(int, shape.split("x"))
+    if channels not in (1, 3) or not (1 <= height <= 4096 and 1 <= width <= 4096):
+        raise ValueError(f"{shape!r} is no shape of an image")
     if fit not in get_args(Fit):
         raise ValueError(f"{fit!r} is none of {', '.join(get_args(Fit))}")
     return Preparation(height, width, channels, cast(Fit, fit), max_pixels)

@@ -152,6 +152,12 @@ class Searcher:
         added = self.growth.aliases().select(["id", "path", "item"])
         return pa.concat_tables([self.base.images.aliases(), added])
 
+    def holds(self, ids: np.ndarray) -> np.ndarray:
+        """Which of these ids, int64 (n,), are those of an image that answers, or of a file with its pixels; bool."""
+        aliases = self.aliases()
+        answers = self.collection.positions(aliases["item"].to_numpy()) >= 0  # its image may have left
+        return np.asarray((self.collection.positions(ids) >= 0) | np.isin(ids, aliases["id"].to_numpy()[answers]))
+
     def comparable(self, vectors: np.ndarray) -> np.ndarray:
         """Raw codes (n, dim) as the index compares them, float32."""
         return codes(vectors, self.base.center, self.metric)

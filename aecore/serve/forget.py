@@ -145,6 +145,10 @@ def rows_elsewhere(root: Path, searcher: Searcher, positions: np.ndarray) -> set
     wanted = {item["id"] for item in items}
     raw = _raw(root)
     paths = [item["path"] if item["split"] == "added" else f"{raw}/{item['path']}" for item in items]
+    for table, above in ((searcher.base.images.aliases(), f"{raw}/"), (searcher.growth.aliases(), "")):
+        files = table.filter(np.isin(table["item"].to_numpy(), [item["id"] for item in items]))
+        wanted |= set(files["id"].to_pylist())
+        paths += [f"{above}{path}" for path in files["path"].to_pylist()]
     for preparation, max_pixels in others.items():
         for entries in entries_at(root, paths, max_pixels):
             with tempfile.TemporaryFile() as pixels, tqdm(disable=True) as bar:

@@ -187,6 +187,7 @@ def withdraw(ids: Sequence[str | int], as_json: bool = False, root: Path = Path(
                 back_here = _restored(Source("published", copy), ended.ids)
                 back = back_here if copy == source.directory else back
         ledger.drop(ended)
+        ledger.enforce(source)  # what a kill left undone
         searcher = tidied(source)
     withdrawn = len(ended.images)
     if back < withdrawn:

@@ -39,8 +39,7 @@ class Growing:
 
     def lacks(self, ids: np.ndarray) -> np.ndarray:
         """Which of these ids, int64 (n,), are those of no image here, nor of a file with its pixels; bool (n,)."""
-        aliases = self.searcher.aliases()["id"].to_numpy()
-        return np.asarray((self.searcher.collection.positions(ids) < 0) & ~np.isin(ids, aliases))
+        return ~self.searcher.holds(ids)
 
     def add(self, images: pa.Table, pixels: Pixels, aliases: pa.Table | None = None) -> None:
         """Add the rows of a table, no two of equal pixels, encoded here; those whose pixels are here become aliases.

@@ -184,9 +184,7 @@ def _tell_left(copy: Path, other: Source) -> None:
     """Say on standard error how many images that were added to a copy another one does not have."""
     with contextlib.suppress(UserError):  # it is damaged: that is why it is left
         ids = added(Searcher.open(Source("published", copy)))[0]["id"].to_numpy()
-        there = Searcher.open(other)
-        known = (there.collection.positions(ids) >= 0) | np.isin(ids, there.aliases()["id"].to_numpy())
-        if left := int((~known).sum()):
+        if left := int((~Searcher.open(other).holds(ids)).sum()):
             print(f"aecore rollback: {counted(left, 'image')} added to {copy.name}, not in {other.directory}: add "
                   "them again", file=sys.stderr)  # fmt: skip
 

@@ -74,11 +74,16 @@ def restore(source: Source, searcher: Searcher, ids: np.ndarray) -> int:
     Needs the lock, and `tidied` after it; returns how many do.
     """
     removed, back = dict(searcher.growth.removed), 0
-    wanted = ids[searcher.collection.positions(ids) < 0]
+    wanted, pixels = ids[searcher.collection.positions(ids) < 0], set[str]()
     for name, segment in zip([BASE, *searcher.growth.segments], searcher.collection.segments, strict=True):
         again = np.isin(segment.ids[segment.removed], wanted)
         hashes = [row["pixel_hash"] for row in segment.images.take(segment.removed[again], ["pixel_hash"])]
-        again[again] = searcher.collection.showing(hashes) < 0  # else another file of the picture answers
+        different = list(dict.fromkeys(hashes))
+        shown = searcher.collection.showing(different) >= 0
+        pixels |= {some for some, answers in zip(different, shown.tolist(), strict=True) if answers}
+        for place, some in zip(np.flatnonzero(again).tolist(), hashes, strict=True):
+            again[place] = some not in pixels  # else another file of the picture answers
+            pixels.add(some)
         wanted = np.setdiff1d(wanted, segment.ids[segment.removed[again]])  # none of them twice
         removed[name], back = segment.removed[~again], back + int(again.sum())
     if back:

@@ -37,7 +37,8 @@ class Turns:
         self._next: int | None = None
         if path is not None:
             with suppress(OSError):
-                self._turn, self._next = _opened(path), _opened(path.with_name(f"{path.name}.next"))
+                self._turn = _opened(path)
+                self._next = _opened(path.with_name(f"{path.name}.next"))
 
     @classmethod
     def of_all_cores(cls, device: torch.device, processes: int) -> Turns:
@@ -81,7 +82,9 @@ def _taken(descriptor: int, until: float) -> bool:
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
             return True
-        except BlockingIOError:
+        except OSError as error:
+            if not isinstance(error, BlockingIOError):
+                return False  # a file system without locks
             if time.monotonic() >= until:
                 return False
             time.sleep(LOOK)

@@ -75,6 +75,8 @@ def test_the_shipped_list_is_empty_and_so_is_a_missing_one(tmp_path: Path) -> No
     "1,2,abcd,1x6x6 crop",
     f"1,2,{HASH},1x6 crop",
     f"1,2,{HASH},1x6x6 cropped",
+    f"1,2,{HASH},1x0x6 crop",
+    f"1,2,{HASH},7x6x6 crop",
     "<<<<<<< HEAD",
 ])  # fmt: skip
 def test_a_line_that_is_none_is_named(line: str, tmp_path: Path) -> None:

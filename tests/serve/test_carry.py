@@ -18,7 +18,7 @@ from aecore.embedding import Encoder
 from aecore.search.growth import growth_folder
 from aecore.search.searcher import Searcher, Source
 from aecore.serve import carry, forget, segments
-from aecore.serve.grow import add, remove
+from aecore.serve.grow import add, remove, withdraw
 from aecore.serve.publish import publish, rollback
 from tests.serve import test_grow
 from tests.serve.test_forget import DISC, REBUILD, answering, id_of, run, same_picture
@@ -230,3 +230,34 @@ def test_rollback_says_what_was_added_since(
     capsys.readouterr()
     rollback()
     assert "2 images added to" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("how", ["publish", "rollback"])
+def test_a_file_whose_image_has_left_is_not_taken_for_there(
+    how: str, published: Source, set_params: Callable[..., None], capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Its image was withdrawn after its segment had been written anew: the file alone is known to the copy."""
+    (png,) = draw(Path("more"), 1)
+    bmp = same_picture(png, Path("more/a.bmp"))
+    add([png])
+    add([bmp])
+    remove([id_of(png)])
+    withdraw([id_of(png)])
+    assert id_of(png) not in answering()
+    shutil.copytree("artifacts", "before/artifacts")
+    shutil.copytree("models", "before/models")
+    set_params(run={"seed": 1})
+    run("train", "embed", "index")
+    publish()
+    add([bmp])
+    capsys.readouterr()
+    if how == "rollback":
+        rollback()
+        assert "1 image added to" in capsys.readouterr().err
+        return
+    for place in ("artifacts", "models"):
+        shutil.rmtree(place)
+        shutil.copytree(f"before/{place}", place)
+    publish()
+    assert Source.find() == published
+    assert id_of(bmp) in answering()

@@ -408,3 +408,57 @@ def test_a_picture_whose_files_are_withdrawn_together_comes_back(
     withdraw([id_of(now)])
     assert not forget.listed(Path()).rows
     assert earlier in answering()
+
+
+def test_a_withdrawal_completes_what_a_kill_left_of_another_s_removal(
+    published: Source, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first, other = id_of(DISC / "001.png"), id_of(DISC / "002.png")
+    remove([first])
+    with monkeypatch.context() as patch:
+        patch.setattr(segments, "commit", _killed)
+        with pytest.raises(KeyboardInterrupt):
+            remove([other])
+    withdraw([first])
+    assert first in answering()
+    assert other not in answering()
+
+
+def test_one_of_two_removed_files_of_a_picture_comes_back(published: Source) -> None:
+    """A folder of a program without a list may hold the picture in the base and, added again, in a segment."""
+    raw, bmp = DISC / "001.png", same_picture(DISC / "001.png", Path("more/x.bmp"))
+    searcher = Searcher.open(published)
+    segments.retire(published, searcher, searcher.collection.positions(np.array([id_of(raw)])))
+    del searcher
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(forget, "_tombstones", lambda root: set())
+        add([bmp, *draw(Path("others"), 9, seed=9)])
+    for path in (LIST, Path("serving/removed.csv")):
+        path.unlink(missing_ok=True)
+    add([raw])
+    assert len({id_of(raw), id_of(bmp)} & answering()) == 1
+    remove([id_of(bmp)])
+    withdraw([id_of(bmp)])
+    assert len({id_of(raw), id_of(bmp)} & answering()) == 1
+
+
+def test_a_third_file_of_the_picture_stays_away_from_a_copy_of_another_size(
+    published: Source, set_params: Callable[..., None], capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The image's own file is gone when it is removed, and that of another one of its files is there."""
+    set_params(prepare={"size": 8})
+    run(*REBUILD)
+    publish()
+    (png,) = draw(Path("more"), 1)
+    bmp, tif = same_picture(png, Path("more/a.bmp")), same_picture(png, Path("more/a.tiff"))
+    add([tif])
+    rollback()
+    add([png])
+    add([bmp])
+    png.unlink()
+    remove([id_of(bmp)])
+    publish()
+    assert id_of(tif) not in answering()
+    capsys.readouterr()
+    assert cli.main(["inspect", "--removed"]) == 0
+    assert "1 removed image, " in capsys.readouterr().out
