@@ -167,5 +167,5 @@ def test_an_error_that_all_ranks_meet_is_one_sentence_and_is_not_tried_again(wor
     set_params(train={"devices": 2, "recipe": "linear", "overrides": {}, "learning_rate": 1e30, "clip_norm": 1e30})
     done = subprocess.run([sys.executable, "-m", "aecore", "train"], capture_output=True, text=True, timeout=120)
     assert done.returncode == 1
-    assert "aecore train: training stopped in epoch 1: the loss is" in done.stderr
+    assert done.stderr.count("aecore train: ") == done.stderr.count("Lower train.learning_rate") == 1
     assert "Traceback" not in done.stderr
